@@ -1,0 +1,377 @@
+"""Every option once: its name, default, how its text is read, what it means.
+
+The fields of `Options` are the table; the configuration reader, the error texts, the
+sample configuration and the README are held to it. Finding and reading files is
+config.py's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import units
+
+NEWS = ("suspected", "acted", "recovered", "failed", "gave_up", "held")
+RUNGS = ("recycle", "reload", "restart")
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """A limit in bytes, or as a share of what is available to the program."""
+
+    bytes: int | None = None
+    share: float | None = None
+
+    def of(self, available: int | None) -> int | None:
+        """The limit in bytes; None where it is a share of something unknown."""
+        if self.share is None:
+            return self.bytes
+        return None if available is None else int(self.share * available)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """So many actions per period (seconds)."""
+
+    count: int
+    period: float
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Hours of the day, in minutes since local midnight; may span midnight."""
+
+    start: int
+    end: int
+
+    def holds(self, minute: int) -> bool:
+        if self.start <= self.end:
+            return self.start <= minute < self.end
+        return minute >= self.start or minute < self.end
+
+
+def _ceiling(text: str) -> Ceiling | None:
+    if text.lower() == "none":
+        return None
+    if text.endswith("%"):
+        share = float(text[:-1])
+        if not 0 < share <= 100:
+            raise ValueError
+        return Ceiling(share=share / 100)
+    size = units.parse_size(text)
+    if size <= 0:
+        raise ValueError
+    return Ceiling(bytes=size)
+
+
+def _growth(text: str) -> str | float:
+    if text in ("auto", "off"):
+        return text
+    rate = units.parse_rate(text)
+    if rate <= 0:
+        raise ValueError
+    return rate
+
+
+def _imbalance(text: str) -> float | None:
+    if text == "off":
+        return None
+    ratio = float(text)
+    if not 1 < ratio < 1000:
+        raise ValueError
+    return ratio
+
+
+def _actions(text: str) -> tuple[str, ...]:
+    rungs = tuple(text.replace(",", " ").split())
+    if not rungs or list(rungs) != [rung for rung in RUNGS if rung in rungs]:
+        raise ValueError
+    return rungs
+
+
+def _preflight(text: str) -> str | tuple[str, ...]:
+    if text in ("auto", "off"):
+        return text
+    import shlex  # only where somebody configured a command of their own
+
+    argv = tuple(shlex.split(text))
+    if not argv:
+        raise ValueError
+    return argv
+
+
+def _grace(text: str) -> float | None:
+    return None if text == "auto" else units.parse_time(text)
+
+
+def _budget(text: str) -> Budget:
+    count, slash, period = text.partition("/")
+    if not slash:
+        raise ValueError
+    budget = Budget(_whole(count.strip()), units.parse_time(period))
+    if budget.period <= 0:
+        raise ValueError
+    return budget
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 100_000:
+        raise ValueError
+    return int(text)
+
+
+def _window(text: str) -> Window | None:
+    if text == "always":
+        return None
+    minutes = []
+    for part in text.split("-"):
+        hour, minute = part.strip().split(":")
+        if not (hour.isdigit() and minute.isdigit() and len(minute) == 2):
+            raise ValueError
+        if not (0 <= int(hour) <= 23 and 0 <= int(minute) <= 59):
+            raise ValueError
+        minutes.append(int(hour) * 60 + int(minute))
+    start, end = minutes
+    if start == end:
+        raise ValueError
+    return Window(start, end)
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    urls = tuple(text.split())
+    for url in urls:
+        scheme, found, rest = url.partition("://")
+        if scheme.lower() not in ("http", "https") or not found or not rest.strip("/"):
+            raise ValueError
+    return urls
+
+
+def _news(text: str) -> frozenset[str]:
+    names = frozenset(text.replace(",", " ").split())
+    if not names <= frozenset(NEWS):
+        raise ValueError
+    return names
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+    targets = tuple(text.split())
+    if not all(t.startswith(("file:/", "http://")) for t in targets):
+        raise ValueError
+    return targets
+
+
+def _duration(text: str) -> float:
+    return units.parse_time(text)
+
+
+def _positive(text: str) -> float:
+    seconds = units.parse_time(text)
+    if seconds <= 0:
+        raise ValueError
+    return seconds
+
+
+def _choice(*names: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError
+    return text == "on"
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _option(
+    default: str, parse: Callable[[str], Any], valid: str, help: str, everywhere: bool = True
+) -> Any:
+    """A field that knows its spelling; `everywhere=False`: allowed in [memwatch] only."""
+    return dataclasses.field(
+        default=parse(default) if default else None,
+        metadata={
+            "default": default,
+            "parse": parse,
+            "valid": valid,
+            "help": help,
+            "everywhere": everywhere,
+        },
+    )
+
+
+_CEILING = "a size such as 400MB or 2GB, a share such as 80%, or none"
+_TIME = "a time such as 30s, 10m, 2h or 7d"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one program is watched with."""
+
+    programs: str = _option(
+        "*",
+        _text,
+        "globs on namespecs, separated by white space or commas",
+        "which programs to watch",
+        everywhere=False,
+    )
+    exclude: str = _option(
+        "",
+        _text,
+        "globs on namespecs, separated by white space or commas",
+        "which programs to leave alone",
+        everywhere=False,
+    )
+    mode: str = _option(
+        "observe",
+        _choice("observe", "act"),
+        "observe or act",
+        "observe decides everything and touches nothing",
+    )
+    measure: str = _option(
+        "auto",
+        _choice("auto", "uss", "pss", "rss"),
+        "auto, uss, pss or rss",
+        "how big a worker is; auto: USS + swap where readable, else RSS. "
+        "Growth is always judged on anonymous memory",
+    )
+    limit: Ceiling | None = _option("none", _ceiling, _CEILING, "ceiling for one worker")
+    total_limit: Ceiling | None = _option(
+        "90%", _ceiling, _CEILING, "ceiling for the whole program, shared pages counted once"
+    )
+    growth: str | float = _option(
+        "auto",
+        _growth,
+        "auto, off or a rate such as 1MB/h",
+        "leak detector: auto, off, or the slowest growth that matters",
+    )
+    imbalance: float | None = _option(
+        "1.6",
+        _imbalance,
+        "a ratio above 1 such as 1.6, or off",
+        "how many times its siblings' median a worker may hold, age and work accounted for",
+    )
+    warmup: float = _option(
+        "2m", _duration, _TIME, "a younger worker gets no verdict but limit"
+    )
+    confirm: float = _option(
+        "30s",
+        _positive,
+        _TIME,
+        "how long a verdict must hold without a break before it counts; "
+        "also the finest step of the leak detector, whose first window is 10 steps",
+    )
+    actions: tuple[str, ...] = _option(
+        "recycle",
+        _actions,
+        "one or more of recycle, reload, restart, in this order",
+        "the ladder, gentlest first; the next rung only after the one before proved "
+        "ineffective. A plain program knows restart alone, where its own section names it",
+    )
+    surge: str = _option(
+        "auto",
+        _choice("auto", "on", "off"),
+        "auto, on or off",
+        "whether the replacement is started before the old worker leaves",
+    )
+    preflight: str | tuple[str, ...] = _option(
+        "auto",
+        _preflight,
+        "auto, off or a command",
+        "proof that a new worker can boot, before any worker is asked to leave",
+    )
+    grace: float | None = _option(
+        "auto",
+        _grace,
+        "auto or " + _TIME,
+        "how long a worker may finish its requests; auto: gunicorn's graceful timeout + 5 s",
+    )
+    kill: bool = _option(
+        "off", _switch, "on or off", "on: SIGKILL after the grace; off: hold and tell"
+    )
+    cooldown: float = _option(
+        "5m",
+        _duration,
+        _TIME,
+        "pause per program after an action ended (for limit: per worker)",
+    )
+    budget: Budget = _option(
+        "6/1h",
+        _budget,
+        "a count and a time such as 6/1h",
+        "actions per period and program; the actions of others count too",
+    )
+    max_unavailable: int = _option(
+        "1",
+        _whole,
+        "a whole number, 1 or more",
+        "workers of a program that may be away at once by our recycling",
+    )
+    max_programs_at_once: int = _option(
+        "1",
+        _whole,
+        "a whole number, 1 or more",
+        "programs in action at once on this host; most urgent first",
+        everywhere=False,
+    )
+    window: Window | None = _option(
+        "always",
+        _window,
+        "always or hours such as 22:00-06:00",
+        "hours in which actions that are not urgent may run; limit and total_limit are urgent",
+    )
+    notify: tuple[str, ...] = _option(
+        "", _urls, "http:// or https:// URLs, separated by white space", "where news goes"
+    )
+    notify_on: frozenset[str] = _option(
+        " ".join(NEWS), _news, "any of " + ", ".join(NEWS), "which news"
+    )
+    journal: str | None = _option(
+        "",
+        _text,
+        "the path of a file or of a directory",
+        "the history, an SQLite file; default: below /var/lib/memwatch for root, "
+        "else below .local/state/memwatch in the home of the listener's user",
+        everywhere=False,
+    )
+    keep: float = _option(
+        "30d", _positive, _TIME, "how long history is kept", everywhere=False
+    )
+    metrics: tuple[str, ...] | None = _option(
+        "",
+        _metrics,
+        "file:/path/x.prom and/or http://127.0.0.1:PORT",
+        "where Prometheus finds the figures",
+        everywhere=False,
+    )
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+
+# Options that are read and checked, but do nothing yet.
+NOT_YET = {
+    "surge": "a worker is recycled by SIGTERM alone in this version",
+    "preflight": "no check runs before a recycle in this version",
+    "metrics": "no metrics are written in this version",
+}
+
+
+def parse(name: str, text: str) -> Any:
+    """The value of option `name` spelled `text`.
+
+    Raises ValueError whose text says what would be valid, KeyError for an unknown name.
+    """
+    field = FIELDS[name]
+    try:
+        return field.metadata["parse"](text.strip())
+    except ValueError:
+        raise ValueError(f"valid: {field.metadata['valid']}") from None
