@@ -198,7 +198,7 @@ def _option(
 ) -> Any:
     """A field that knows its spelling; `everywhere=False`: allowed in [memwatch] only."""
     return dataclasses.field(
-        default=parse(default) if default else None,
+        default=parse(default),
         metadata={
             "default": default,
             "parse": parse,
@@ -260,9 +260,7 @@ class Options:
         "a ratio above 1 such as 1.6, or off",
         "how many times its siblings' median a worker may hold, age and work accounted for",
     )
-    warmup: float = _option(
-        "2m", _duration, _TIME, "a younger worker gets no verdict but limit"
-    )
+    warmup: float = _option("2m", _duration, _TIME, "a younger worker gets no verdict but limit")
     confirm: float = _option(
         "30s",
         _positive,
@@ -335,7 +333,7 @@ class Options:
     notify_on: frozenset[str] = _option(
         " ".join(NEWS), _news, "any of " + ", ".join(NEWS), "which news"
     )
-    journal: str | None = _option(
+    journal: str = _option(
         "",
         _text,
         "the path of a file or of a directory",
@@ -343,10 +341,8 @@ class Options:
         "else below .local/state/memwatch in the home of the listener's user",
         everywhere=False,
     )
-    keep: float = _option(
-        "30d", _positive, _TIME, "how long history is kept", everywhere=False
-    )
-    metrics: tuple[str, ...] | None = _option(
+    keep: float = _option("30d", _positive, _TIME, "how long history is kept", everywhere=False)
+    metrics: tuple[str, ...] = _option(
         "",
         _metrics,
         "file:/path/x.prom and/or http://127.0.0.1:PORT",
