@@ -25,6 +25,9 @@ RUNNING = "RUNNING"
 STARTING = "STARTING"
 STOPPING = "STOPPING"
 DOWN_STATES = ("STOPPED", "EXITED", "FATAL")
+# Not Supervisor's: it no longer knows the program, or has not told us of it yet.
+REMOVED = "REMOVED"
+UNKNOWN = "UNKNOWN"
 
 
 class WorkerId(NamedTuple):
@@ -78,6 +81,7 @@ class Snapshot(NamedTuple):
     evidence: str = ""  # "heartbeat", "title" or "cmdline": how workers were told apart
     clock: int | None = None  # minutes since local midnight, for `window`
     spawned: float | None = None  # when Supervisor started the program
+    oom_kills: int | None = None  # the cgroup's counter of processes the kernel killed
 
 
 class Verdict(NamedTuple):

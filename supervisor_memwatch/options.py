@@ -1,13 +1,14 @@
 """Every option once: its name, default, how its text is read, what it means.
 
-The fields of `Options` are the table; the configuration reader, the error texts, the
-sample configuration and the README are held to it. Finding and reading files is
-config.py's.
+The fields of `Options` are the table; the configuration reader and the error texts use
+it, conf/memwatch.conf and the README's table are printed from it (`sample`, `table`).
+Finding and reading files is config.py's.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from . import units
 
 NEWS = ("suspected", "acted", "recovered", "failed", "gave_up", "held")
 RUNGS = ("recycle", "reload", "restart")
+
+_URL = re.compile(r"(slack\+)?https?://[^/?#]", re.IGNORECASE)
+_METRICS = re.compile(r"file:/.*[^/]|http://[^/?#]+:[0-9]{1,5}/?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ class Window:
         return minute >= self.start or minute < self.end
 
 
+def words(text: str) -> list[str]:
+    """What is separated by white space or commas."""
+    return text.replace(",", " ").split()
+
+
 def _ceiling(text: str) -> Ceiling | None:
     if text.lower() == "none":
         return None
@@ -86,7 +95,7 @@ def _imbalance(text: str) -> float | None:
 
 
 def _actions(text: str) -> tuple[str, ...]:
-    rungs = tuple(text.replace(",", " ").split())
+    rungs = tuple(words(text))
     if not rungs or list(rungs) != [rung for rung in RUNGS if rung in rungs]:
         raise ValueError
     return rungs
@@ -142,15 +151,13 @@ def _window(text: str) -> Window | None:
 
 def _urls(text: str) -> tuple[str, ...]:
     urls = tuple(text.split())
-    for url in urls:
-        scheme, found, rest = url.partition("://")
-        if scheme.lower() not in ("http", "https") or not found or not rest.strip("/"):
-            raise ValueError
+    if not all(_URL.match(url) for url in urls):
+        raise ValueError
     return urls
 
 
 def _news(text: str) -> frozenset[str]:
-    names = frozenset(text.replace(",", " ").split())
+    names = frozenset(words(text))
     if not names <= frozenset(NEWS):
         raise ValueError
     return names
@@ -158,7 +165,7 @@ def _news(text: str) -> frozenset[str]:
 
 def _metrics(text: str) -> tuple[str, ...]:
     targets = tuple(text.split())
-    if not all(t.startswith(("file:/", "http://")) for t in targets):
+    if not all(_METRICS.fullmatch(target) for target in targets):
         raise ValueError
     return targets
 
@@ -328,7 +335,11 @@ class Options:
         "hours in which actions that are not urgent may run; limit and total_limit are urgent",
     )
     notify: tuple[str, ...] = _option(
-        "", _urls, "http:// or https:// URLs, separated by white space", "where news goes"
+        "",
+        _urls,
+        "http:// or https:// URLs, separated by white space "
+        "(slack+https:// where another server takes Slack's format)",
+        "where news goes",
     )
     notify_on: frozenset[str] = _option(
         " ".join(NEWS), _news, "any of " + ", ".join(NEWS), "which news"
@@ -356,7 +367,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 # Options that are read and checked, but do nothing yet.
 NOT_YET = {
     "surge": "a worker is recycled by SIGTERM alone in this version",
-    "preflight": "no check runs before a recycle in this version",
+    "preflight": "nothing is tried before a recycle in this version",
     "metrics": "no metrics are written in this version",
 }
 
@@ -371,3 +382,50 @@ def parse(name: str, text: str) -> Any:
         return field.metadata["parse"](text.strip())
     except ValueError:
         raise ValueError(f"valid: {field.metadata['valid']}") from None
+
+
+_SAMPLE_HEAD = """\
+; Every option of memwatch with its default. Put the ones you change into supervisord.conf
+; or any file it includes; supervisord itself ignores these sections.
+;
+; [memwatch] holds for every program. A section [memwatch:NAME] sets the same options for
+; one program: NAME is a program such as web:web_00, else a group, else the name of a
+; [program:x] section; the most exact one wins, option by option.
+;
+; Sizes are KB, MB, GB (1 MB = 1024 * 1024 bytes), times s, m, h, d. %(here)s,
+; %(host_node_name)s and %(ENV_X)s are replaced; any other % stands for itself.
+
+[memwatch]
+"""
+
+
+def sample() -> str:
+    """conf/memwatch.conf: every option commented out, with its default and what it means."""
+    import textwrap  # only here: for people who write the documentation
+
+    lines = [_SAMPLE_HEAD]
+    for name, field in FIELDS.items():
+        for text in (_meaning(name), f"valid: {field.metadata['valid']}"):
+            lines.extend(textwrap.wrap(text, 90, initial_indent="; ", subsequent_indent="; "))
+        lines.append(f";{name} = {field.metadata['default']}".rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def table() -> str:
+    """The README's table of options, in Markdown."""
+    rows = ["| option | default | meaning | valid |", "|---|---|---|---|"]
+    for name, field in FIELDS.items():
+        default = field.metadata["default"]
+        shown = f"`{default}`" if default else "none"
+        rows.append(f"| `{name}` | {shown} | {_meaning(name)} | {field.metadata['valid']} |")
+    return "\n".join(rows) + "\n"
+
+
+def _meaning(name: str) -> str:
+    field = FIELDS[name]
+    text: str = field.metadata["help"]
+    if not field.metadata["everywhere"]:
+        text += " (in [memwatch] only)"
+    if name in NOT_YET:
+        text += f". Without effect yet: {NOT_YET[name]}"
+    return text

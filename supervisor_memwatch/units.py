@@ -48,9 +48,13 @@ def parse_rate(text: str) -> float:
     return parse_size(size) / seconds
 
 
+def _finite(value: float) -> bool:
+    return abs(value) != float("inf") and value == value
+
+
 def size(value: float | None) -> str:
-    """412.0MB, 1.50GB, 12KB; `?` for what is not known."""
-    if value is None:
+    """412.0MB, 1.50GB, 12KB; `?` for what is not known or not finite."""
+    if value is None or not _finite(value):
         return "?"
     magnitude = abs(value)
     if magnitude >= 10 * GB:
@@ -65,13 +69,14 @@ def size(value: float | None) -> str:
 
 
 def signed_size(value: float | None) -> str:
-    """+3.1MB, -20KB."""
-    return ("+" if value is not None and value >= 0 else "") + size(value)
+    """+3.1MB, -20KB; `?` as in size()."""
+    text = size(value)
+    return text if text.startswith(("-", "?")) else "+" + text
 
 
 def time(seconds: float | None) -> str:
-    """12m, 1h 1m, 3d 4h; the two largest parts."""
-    if seconds is None:
+    """12m, 1h 1m, 3d 4h; the two largest parts; `?` for what is not known or not finite."""
+    if seconds is None or not _finite(seconds):
         return "?"
     left = round(seconds)
     sign, left = ("-", -left) if left < 0 else ("", left)
@@ -89,7 +94,7 @@ def time(seconds: float | None) -> str:
 
 def rate(bytes_per_second: float | None) -> str:
     """+3.1MB/min, or per hour where a minute holds less than 100 KB."""
-    if bytes_per_second is None:
+    if bytes_per_second is None or not _finite(bytes_per_second):
         return "?"
     if abs(bytes_per_second) * MINUTE >= 100 * KB:
         return f"{signed_size(bytes_per_second * MINUTE)}/min"

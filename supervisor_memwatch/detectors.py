@@ -1,0 +1,644 @@
+"""Detectors: what the remembered past says about a program now.
+
+`remember` adds a snapshot and lets every detector of DETECTORS look; `examine` reads the
+verdicts that stand. A verdict is *told* once it has held for `confirm`, and *acts* once it
+is also material. Detectors know nothing of cooldowns, budgets of actions or modes: whether
+something may be done about a verdict is policy.py's.
+
+See also growth.py (what counts as growth) and past.py (what is remembered).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from . import growth, units
+from .model import (
+    FD_GROWTH,
+    IMBALANCE,
+    LEAK,
+    LIMIT,
+    MASTER_GROWTH,
+    TOTAL_LIMIT,
+    WARMING_UP,
+    Snapshot,
+    Verdict,
+    Worker,
+    WorkerId,
+)
+from .options import Options
+from .past import SIGNALS, Life, Opinion, Past, Standing, Subject
+from .series import Series
+from .units import HOUR, MB, MINUTE
+
+__all__ = ["DETECTORS", "Past", "Trend", "examine", "headroom", "hours_to_limit", "measure"]
+__all__ += ["remember", "total", "trend", "wants"]
+
+PLATEAU = "plateau"
+INFORMATIVE = (WARMING_UP, PLATEAU)  # never told, never acted on
+
+RECENT = 90.0  # seconds for which a rare reading of PSS and USS is good
+FEW = 8  # workers compared with all their siblings
+JITTER = 0.95  # of `confirm`: ticks are not exact
+
+Findings = dict[Subject, Opinion | None]  # None: withdrawn; not named: stands as it did
+
+
+# --- how big ------------------------------------------------------------------------------
+
+
+def _recent(worker: Worker, at: float) -> bool:
+    return worker.measured_at is None or abs(at - worker.measured_at) <= RECENT
+
+
+def measure(options: Options, worker: Worker, at: float) -> tuple[int, str]:
+    """How big a worker is (bytes, what is swapped out included), and by which measure."""
+    swap = worker.swap or 0
+    recent = _recent(worker, at)
+    if options.measure in ("auto", "uss") and worker.uss is not None and recent:
+        return worker.uss + swap, "USS"
+    if options.measure == "pss" and worker.pss is not None and recent:
+        return worker.pss + swap, "PSS"
+    return worker.rss + swap, "RSS"
+
+
+def _everyone(snapshot: Snapshot) -> tuple[Worker, ...]:
+    if snapshot.master is None:
+        return snapshot.workers
+    return (snapshot.master, *snapshot.workers)
+
+
+def total(snapshot: Snapshot) -> int:
+    """The program's memory in bytes, shared pages counted once (swap included)."""
+    everyone = _everyone(snapshot)
+    bytes = snapshot.others + sum(w.swap or 0 for w in everyone)
+    if all(w.pss is not None and _recent(w, snapshot.at) for w in everyone):
+        return bytes + sum(w.pss or 0 for w in everyone)
+    private = [w.rss if w.shared is None else max(w.rss - w.shared, 0) for w in everyone]
+    return bytes + sum(private) + max((w.shared or 0 for w in everyone), default=0)
+
+
+def _at_most(snapshot: Snapshot) -> int:
+    """An upper bound of the program's memory that costs next to nothing."""
+    bytes = snapshot.others
+    for worker in _everyone(snapshot):
+        bytes += worker.rss + (worker.swap or 0)
+    return bytes
+
+
+def wants(options: Options, snapshot: Snapshot, past: Past) -> tuple[WorkerId, ...]:
+    """Whose PSS and USS could change a verdict now, most important first."""
+    wanted: dict[WorkerId, None] = {}
+    limit = options.limit and options.limit.of(snapshot.available)
+    if limit and options.measure != "rss":
+        over = [w for w in snapshot.workers if w.rss + (w.swap or 0) >= limit]
+        over.sort(key=lambda worker: -worker.rss)
+        wanted.update((worker.id, None) for worker in over)
+    for (subject, kind), standing in past.standing.items():
+        if subject is not None and not standing.told and kind in (LEAK, IMBALANCE):
+            wanted[subject] = None
+    ceiling = options.total_limit and options.total_limit.of(snapshot.available)
+    if ceiling and _at_most(snapshot) >= ceiling:
+        wanted.update((worker.id, None) for worker in _everyone(snapshot))
+    stale = snapshot.at - min(options.confirm, RECENT) / 2
+    known = {
+        w.id
+        for w in _everyone(snapshot)
+        if w.uss is not None and (w.measured_at is None or w.measured_at > stale)
+    }
+    present = {w.id for w in _everyone(snapshot)}
+    return tuple(id for id in wanted if id in present and id not in known)
+
+
+# --- how much is left -----------------------------------------------------------------------
+
+
+def ceiling_of(options: Options, snapshot: Snapshot) -> int | None:
+    """What one worker may hold, bytes: its limit, else its share of the program's limit."""
+    if options.limit is not None:
+        limit = options.limit.of(snapshot.available)
+        if limit is not None:
+            return limit
+    whole = options.total_limit and options.total_limit.of(snapshot.available)
+    if not whole or not snapshot.workers:
+        return None
+    master = snapshot.master.rss if snapshot.master is not None else 0
+    return max(int((whole - master - snapshot.others) / len(snapshot.workers)), 0)
+
+
+def headroom(options: Options, snapshot: Snapshot, worker: Worker) -> int | None:
+    """Bytes left to the tightest of the worker's limit, the program's, the cgroup's, the host's."""
+    left = []
+    limit = options.limit and options.limit.of(snapshot.available)
+    if limit and worker in snapshot.workers:
+        left.append(limit - measure(options, worker, snapshot.at)[0])
+    whole = options.total_limit and options.total_limit.of(snapshot.available)
+    if whole:
+        left.append(whole - total(snapshot))
+    if snapshot.free is not None:
+        left.append(snapshot.free)
+    return max(min(left), 0) if left else None
+
+
+class Trend(NamedTuple):
+    """How fast memory grows, bytes per hour, with its 95 % interval."""
+
+    bytes_per_hour: float
+    low: float
+    high: float
+
+
+def trend(past: Past, id: WorkerId) -> Trend | None:
+    """The trend of the stretch on which growth was found, else of the last finest buckets."""
+    life = past.lives.get(id)
+    if life is None or not life.series.levels:
+        return None
+    index = 0
+    for kind in (LEAK, MASTER_GROWTH):
+        standing = past.standing.get((id, kind))
+        if standing is not None and standing.opinion.stretch is not None:
+            index = standing.opinion.stretch.level
+    slopes = []
+    for series in (life.series, life.second):
+        if series is not None and index < len(series.levels):
+            level = series.levels[index]
+            if len(level.lows) >= 5:
+                slopes.append(growth.sen(level.ats, level.lows))
+    if not slopes:
+        return None
+    return Trend(*(slope * HOUR for slope in min(slopes)))
+
+
+def hours_to_limit(
+    options: Options, snapshot: Snapshot, past: Past, worker: Worker
+) -> float | None:
+    """Hours until a worker that grows meets what it may hold; None: no growth, no limit."""
+    speed = trend(past, worker.id)
+    ceiling = ceiling_of(options, snapshot)
+    if speed is None or ceiling is None or speed.low <= 0:
+        return None
+    left = ceiling - measure(options, worker, snapshot.at)[0]
+    return max(left / speed.bytes_per_hour, 0.0)
+
+
+# --- the detectors --------------------------------------------------------------------------
+
+
+class Scene(NamedTuple):
+    """What a detector sees: the program now, its past, and who has news."""
+
+    options: Options
+    snapshot: Snapshot
+    past: Past
+    closed: list[tuple[Worker, Life]]  # whose series got a closed bucket by this snapshot
+
+    def before(self, subject: Subject, kind: str) -> Standing | None:
+        return self.past.standing.get((subject, kind))
+
+    def withdrawn(self, kind: str) -> Findings:
+        """Findings that begin with every standing opinion of a kind taken back."""
+        return {subject: None for subject, other in self.past.standing if other == kind}
+
+
+class Detector(Protocol):
+    """A rule. Its docstring is its manual, its fields are its options."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def examine(self, scene: Scene) -> Findings: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Speaks when a worker holds its `limit` or more, whatever its age."""
+
+    kind: str = LIMIT
+
+    def examine(self, scene: Scene) -> Findings:
+        options, snapshot = scene.options, scene.snapshot
+        findings = scene.withdrawn(self.kind)
+        limit = options.limit and options.limit.of(snapshot.available)
+        if not limit:
+            return findings
+        for worker in snapshot.workers:
+            if worker.rss + (worker.swap or 0) < limit:  # no measure is above this sum
+                continue
+            held, name = measure(options, worker, snapshot.at)
+            if held >= limit:
+                why = f"{name} {units.size(held)}, limit {units.size(limit)}"
+                findings[worker.id] = Opinion(held, limit, 0.99, why)
+        return findings
+
+
+@dataclass(frozen=True, slots=True)
+class TotalLimit:
+    """Speaks when the program holds its `total_limit` or more, shared pages counted once."""
+
+    kind: str = TOTAL_LIMIT
+
+    def examine(self, scene: Scene) -> Findings:
+        snapshot = scene.snapshot
+        findings = scene.withdrawn(self.kind)
+        whole = scene.options.total_limit and scene.options.total_limit.of(snapshot.available)
+        if whole and _at_most(snapshot) >= whole:
+            held = total(snapshot)
+            if held >= whole:
+                why = (
+                    f"{units.size(held)} in master and {len(snapshot.workers)} workers, "
+                    f"total limit {units.size(whole)}"
+                )
+                findings[None] = Opinion(held, whole, 0.99, why)
+        return findings
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Speaks when a worker's memory grows on and on.
+
+    Growth is judged on anonymous memory (swap included), on whichever of several time scales
+    shows it. Told after `confirm`; told growth stands until a full window hardly grows, or
+    half of it comes back. Acts when a share of the headroom is eaten or the limit is near in
+    time; where no limit is known, when the worker has outgrown its own past and what healthy
+    growth of this program reached.
+    """
+
+    kind: str = LEAK
+    share: float = 0.25  # of the headroom that growth may eat before it is acted on
+    soon: float = 10 * MINUTE  # a limit nearer than this is acted on
+    outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
+
+    def examine(self, scene: Scene) -> Findings:
+        if scene.options.growth == "off":
+            return scene.withdrawn(self.kind)
+        master = scene.snapshot.master and scene.snapshot.master.id
+        ceiling = ceiling_of(scene.options, scene.snapshot) if scene.closed else None
+        findings: Findings = {}
+        for worker, life in scene.closed:
+            if worker.id != master:
+                findings[worker.id] = self.of(scene, worker, life, ceiling)
+        return findings
+
+    def of(self, scene: Scene, worker: Worker, life: Life, ceiling: int | None) -> Opinion | None:
+        """The opinion of one process, whose series got a bucket; `ceiling`: what it may hold."""
+        before = scene.before(worker.id, self.kind)
+        old = None if before is None else before.opinion.stretch
+        found = self._found(scene, worker, life, ceiling, old)
+        if found is not None:
+            stretch = _stretch(found, old)
+            return self._opinion(scene, worker, life, ceiling, stretch, _confidence(found))
+        if before is None or old is None or not before.told or not self._goes_on(life, old):
+            return None
+        return self._opinion(scene, worker, life, ceiling, old, before.opinion.confidence)
+
+    def _found(
+        self,
+        scene: Scene,
+        worker: Worker,
+        life: Life,
+        ceiling: int | None,
+        old: growth.Stretch | None,
+    ) -> growth.Growth | None:
+        """Growth on the scales that have news, the longest that shows it."""
+        levels = life.closed if old is None else max(life.closed, old.level + 1)
+        above = scene.past.plateau if old is None else 0.0
+        if ceiling is not None and above > ceiling / 2:
+            above = ceiling / 2  # what was learned postpones, it never disarms
+        for index in range(levels - 1, -1, -1):
+            for count in reversed(growth.WINDOWS):
+                found = _grows(life, index, count, above)
+                if found is not None and self._matters(scene, found):
+                    return found
+        if ceiling is None:
+            return None
+        hurry = _grows(life, 0, growth.SHORT, above)
+        if hurry is None:
+            return None
+        left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
+        window = growth.WINDOWS[0] * scene.options.confirm
+        return hurry if left < 1.5 * window * hurry.rate else None
+
+    def _matters(self, scene: Scene, found: growth.Growth) -> bool:
+        slowest = scene.options.growth
+        return not isinstance(slowest, float) or found.rate >= slowest
+
+    def _goes_on(self, life: Life, old: growth.Stretch) -> bool:
+        peak = max(life.series.levels[old.level].lows)
+        if life.series.levels[0].lows[-1] < old.first + (peak - old.first) / 2:
+            return False
+        return growth.still(life.series, old)
+
+    def _opinion(
+        self,
+        scene: Scene,
+        worker: Worker,
+        life: Life,
+        ceiling: int | None,
+        stretch: growth.Stretch,
+        confidence: float,
+    ) -> Opinion:
+        first, rate = stretch.first, stretch.rate
+        last = life.series.levels[0].lows[-1]
+        grown = last - first
+        span = life.series.at - stretch.start
+        speed = grown / span if span > 0 else rate
+        why = (
+            f"{SIGNALS[life.signal]} {units.rate(speed)} for {units.time(span)} "
+            f"({units.size(first)} to {units.size(last)})"
+        )
+        if ceiling is None:
+            bound = max(self.outgrown, first, scene.past.plateau - first)
+            return Opinion(grown, bound, confidence, why, grown >= bound, stretch)
+        held, name = measure(scene.options, worker, scene.snapshot.at)
+        left = ceiling - held
+        bound = self.share * max(left + grown, 0)
+        near = left / rate if rate > 0 else float("inf")
+        why += f", {name} {units.size(held)} of {units.size(ceiling)}"
+        if 0 < near < 2 * units.DAY:
+            why += f" in {units.time(near)}"
+        known = last <= min(scene.past.plateau, ceiling / 2)
+        material = (grown >= bound or near <= self.soon) and not known
+        return Opinion(grown, bound, confidence, why, material, stretch)
+
+
+@dataclass(frozen=True, slots=True)
+class MasterGrowth:
+    """Speaks when the master's own memory grows on and on, by the rule of `leak`.
+
+    Every worker is forked from it and inherits what it holds. Acts when a share of what is
+    left to the whole program is eaten.
+    """
+
+    kind: str = MASTER_GROWTH
+    leak: Leak = Leak(kind=MASTER_GROWTH)
+
+    def examine(self, scene: Scene) -> Findings:
+        master = scene.snapshot.master
+        if scene.options.growth == "off":
+            return scene.withdrawn(self.kind)
+        if master is None or not scene.closed:
+            return {}
+        for worker, life in scene.closed:
+            if worker.id == master.id:
+                whole = scene.options.total_limit
+                ceiling = whole.of(scene.snapshot.available) if whole else None
+                if ceiling is not None:
+                    ceiling = max(ceiling - total(scene.snapshot) + master.rss, 0)
+                return {master.id: self.leak.of(scene, worker, life, ceiling)}
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class FdGrowth:
+    """Speaks when the open files of a worker or the master grow on and on.
+
+    Acts when they are near the limit of open files, or, where that is unknown, near the
+    usual one of 1024.
+    """
+
+    kind: str = FD_GROWTH
+    unit: float = 15.0  # files that come and go in a stretch of five minutes
+    share: float = 0.7
+    usual: int = 1024
+
+    def examine(self, scene: Scene) -> Findings:
+        if scene.options.growth == "off":
+            return scene.withdrawn(self.kind)
+        findings: Findings = {}
+        for worker, life in scene.closed:
+            before = scene.before(worker.id, self.kind)
+            if life.fds is not None and life.fds.levels:
+                findings[worker.id] = self.of(worker, life.fds, life.closed, before)
+        return findings
+
+    def of(
+        self, worker: Worker, fds: Series, closed: int, before: Standing | None
+    ) -> Opinion | None:
+        old = None if before is None else before.opinion.stretch
+        found = None
+        levels = closed if old is None else max(closed, old.level + 1)
+        for index in range(min(levels, len(fds.levels))):
+            found = growth.grows(fds, index, growth.WINDOWS[1], self.unit) or found
+        if found is not None:
+            stretch = _stretch(found, old)
+        elif before is not None and before.told and old is not None and growth.still(fds, old):
+            stretch = old
+        else:
+            return None
+        start, first = stretch.start, stretch.first
+        last = fds.levels[0].lows[-1]
+        bound = self.share * (worker.nofile or self.usual)
+        span = fds.at - start
+        why = f"open files +{last - first:.0f} in {units.time(span)} ({first:.0f} to {last:.0f})"
+        if worker.nofile:
+            why += f", limit {worker.nofile}"
+        return Opinion(last, bound, 0.9, why, last >= bound, stretch)
+
+
+@dataclass(frozen=True, slots=True)
+class Imbalance:
+    """Speaks when a worker, all through a window, held much more than its siblings hold now.
+
+    Compared are workers past their warm-up, with siblings at least half as old. A worker
+    that did much more work than they, or that is leaking, explains itself.
+    """
+
+    kind: str = IMBALANCE
+    least: float = 48 * MB  # excess that is worth a word
+    sigmas: float = 4.0
+    busy: float = 1.8  # times its siblings' work
+    share: float = 0.25  # of the headroom
+    outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
+
+    def examine(self, scene: Scene) -> Findings:
+        ratio, past = scene.options.imbalance, scene.past
+        if ratio is None:
+            return scene.withdrawn(self.kind)
+        if not scene.closed or past.now - past.compared < JITTER * scene.options.confirm:
+            return {}
+        past.compared = past.now
+        findings = scene.withdrawn(self.kind)
+        workers = [(w, past.lives[w.id]) for w in scene.snapshot.workers]
+        known = [(w, life) for w, life in workers if len(life.recent()) >= growth.WINDOWS[0]]
+        for worker, life in self.largest(known):
+            if scene.before(worker.id, LEAK) is None:
+                half = _age(past, worker) / 2
+                siblings = [o for o in known if o[0] is not worker and _age(past, o[0]) >= half]
+                if siblings:
+                    findings[worker.id] = self.of(scene, worker, life, siblings, ratio)
+        return findings
+
+    def largest(self, known: list[tuple[Worker, Life]]) -> list[tuple[Worker, Life]]:
+        """Those that could stand out: most programs have none, and more than a few never do."""
+        if len(known) < 2:
+            return []
+        lows = [life.recent()[-1] for _, life in known]
+        least = min(lows) + self.least
+        order = sorted(range(len(known)), key=lows.__getitem__, reverse=True)
+        return [known[i] for i in order[:FEW] if lows[i] > least]
+
+    def of(
+        self,
+        scene: Scene,
+        worker: Worker,
+        life: Life,
+        siblings: list[tuple[Worker, Life]],
+        ratio: float,
+    ) -> Opinion | None:
+        level = min(life.recent()[-growth.WINDOWS[0] :])
+        levels = [other.recent()[-1] for _, other in siblings]
+        middle = _median(levels)
+        excess = level - middle
+        if excess <= max(self.least, (ratio - 1) * middle):
+            return None
+        if excess <= self.sigmas * 1.4826 * _median([abs(other - middle) for other in levels]):
+            return None
+        work, usual = _work(worker), _median([_work(other) or 0.0 for other, _ in siblings])
+        if work is not None and usual > 0 and work > self.busy * usual:
+            return None
+        ceiling = ceiling_of(scene.options, scene.snapshot)
+        if ceiling is None:
+            bound = max(self.outgrown, middle)
+        else:
+            bound = self.share * max(ceiling - middle, 0)
+        why = (
+            f"holds {units.size(level)}, its {len(siblings)} siblings {units.size(middle)} "
+            f"(median), at {_share(work, usual)} work"
+        )
+        return Opinion(level, ratio * middle, 0.9, why, excess >= bound)
+
+
+DETECTORS: tuple[Detector, ...] = (
+    Leak(),
+    Imbalance(),
+    Limit(),
+    TotalLimit(),
+    MasterGrowth(),
+    FdGrowth(),
+)
+
+
+def _grows(life: Life, index: int, count: int, above: float) -> growth.Growth | None:
+    """growth.grows of a life's memory; where USS and RSS are judged, both must grow."""
+    if index >= len(life.series.levels):
+        return None
+    found = growth.grows(life.series, index, count, above=above)
+    if found is None or life.second is None:
+        return found
+    if index >= len(life.second.levels):
+        return None
+    other = growth.grows(life.second, index, count)
+    if other is None or other.grown >= found.grown:
+        return other and found
+    return found._replace(grown=other.grown, rate=other.rate, per_work=other.per_work)
+
+
+def _stretch(found: growth.Growth, old: growth.Stretch | None) -> growth.Stretch:
+    """Where it began stays; how fast, and on which scale, is the latest finding's."""
+    start, first = (found.start, found.first) if old is None else (old.start, old.first)
+    return growth.Stretch(found.level, found.buckets, start, first, found.rate, found.per_work)
+
+
+def _confidence(found: growth.Growth) -> float:
+    """How sure growth is: longer windows and straighter lines are surer."""
+    sure = 0.8 + 0.04 * found.level + (0.05 if found.buckets == growth.WINDOWS[1] else 0.0)
+    return round(min(sure + 0.1 * (found.straight - growth.BENDING) / 0.4, 0.97), 2)
+
+
+def _median(values: list[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    if len(ordered) % 2:
+        return ordered[middle]
+    return (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def _age(past: Past, worker: Worker) -> float:
+    return past.now - past.lives[worker.id].first if worker.age is None else worker.age
+
+
+def _work(worker: Worker) -> float | None:
+    return worker.cpu if worker.requests is None else worker.requests
+
+
+def _share(work: float | None, usual: float) -> str:
+    if work is None or usual <= 0:
+        return "unknown"
+    return f"{work / usual:.1f} times their"
+
+
+# --- a tick ---------------------------------------------------------------------------------
+
+
+def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
+    """Add a snapshot to the past, and let every detector look. The only thing that changes it."""
+    closed = past.remember(options, snapshot)
+    scene = Scene(options, snapshot, past, closed)
+    for detector in DETECTORS:
+        findings = detector.examine(scene)
+        if findings:
+            _settle(past, detector.kind, findings)
+    if past.standing:
+        _confirm(options, past)
+
+
+def _settle(past: Past, kind: str, findings: Findings) -> None:
+    for subject, opinion in findings.items():
+        key = (subject, kind)
+        standing = past.standing.get(key)
+        if opinion is None:
+            if standing is not None:
+                del past.standing[key]
+                if standing.told and kind == LEAK and subject is not None:
+                    _learn(past, subject, standing)
+        elif standing is None:
+            past.standing[key] = Standing(past.now, opinion)
+            past.standing.pop((subject, PLATEAU), None)
+        else:
+            standing.opinion = opinion
+
+
+def _learn(past: Past, subject: WorkerId, standing: Standing) -> None:
+    """Growth that was told has ended by itself: up to here this program's workers may grow."""
+    life = past.lives[subject]
+    first = standing.opinion.stretch.first if standing.opinion.stretch else 0.0
+    level = life.series.levels[0].lows[-1]
+    past.plateau = max(past.plateau, level)
+    why = f"grew {units.size(level - first)} to {units.size(level)}, flat now"
+    past.standing[subject, PLATEAU] = Standing(past.now, Opinion(level, None, 0.8, why))
+
+
+def _confirm(options: Options, past: Past) -> None:
+    for (_, kind), standing in past.standing.items():
+        if kind in INFORMATIVE:
+            continue
+        standing.told = past.now - standing.since >= JITTER * options.confirm
+        standing.act = standing.told and (standing.act or standing.opinion.material)
+
+
+def examine(options: Options, snapshot: Snapshot, past: Past) -> dict[Subject, tuple[Verdict, ...]]:
+    """The verdicts that stand, for those who have any; None stands for the program itself."""
+    verdicts: dict[Subject, tuple[Verdict, ...]] = {}
+    present = {w.id for w in _everyone(snapshot)} if past.standing else set()
+    for (subject, kind), s in past.standing.items():
+        if subject is None or subject in present:
+            o = s.opinion
+            verdict = Verdict(
+                kind,
+                s.since - past.shift,
+                o.measured,
+                o.bound,
+                o.confidence,
+                o.why,
+                s.told,
+                s.act,
+            )
+            verdicts[subject] = (*verdicts.get(subject, ()), verdict)
+    for worker in snapshot.workers:
+        life = past.lives.get(worker.id)
+        if life is not None and not life.warm:
+            why = f"younger than {units.time(options.warmup)}"
+            verdict = Verdict(WARMING_UP, life.first - past.shift, 0.0, options.warmup, 1.0, why)
+            verdicts[worker.id] = (*verdicts.get(worker.id, ()), verdict)
+    return verdicts

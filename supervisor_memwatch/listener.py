@@ -1,0 +1,697 @@
+"""The event listener: the event protocol and the tick.
+
+A TICK is answered at once; then, for each watched program: sample, look, write down, act,
+write down, tell; then READY. Between events, while a procedure is open, a second without
+input is a look at its program too. Nothing here decides anything: watch.py and policy.py do.
+
+stdout carries the protocol and nothing else: the file descriptor is put away at start and 1
+is made stderr, so that a stray print of anybody's cannot break it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from . import __version__, journal, messages, policy, procedures, report, units
+from .config import Config, namespec
+from .control import RpcError, Supervisor, send
+from .journal import Journal, Statement
+from .log import Log
+from .model import (
+    DOWN_STATES,
+    REMOVED,
+    RUNNING,
+    UNKNOWN,
+    Command,
+    Decision,
+    Entry,
+    News,
+    Snapshot,
+    WorkerId,
+)
+from .notifiers import Notifier
+from .protocol import OK, READY, Event, Events, ProtocolError
+from .sampler import Program, Sampler
+from .watch import Seen, Watch
+
+LOOK_EVERY = 1.0  # seconds of waiting for input, while a procedure is open
+SAMPLES_EVERY = 60.0
+SAVE_EVERY = 300.0
+TIDY_EVERY = 3600.0
+HEARTBEAT_EVERY = 3600.0
+PERIODS = {"TICK_5": 5.0, "TICK_60": 60.0, "TICK_3600": 3600.0}
+# Supervisor delivers a tick up to 2.4 s after its time; one older than that and its period
+# has waited in the queue, and a newer one is on its way.
+LATE = 3.0
+PAUSE = 3600.0  # a pause without a length
+BAD_NAME = 10  # Supervisor's fault: it does not know the program
+
+
+class Info(NamedTuple):
+    """A program as Supervisor last described it."""
+
+    group: str
+    name: str
+    state: str
+    pid: int
+    spawned: float | None
+
+
+class Clock:
+    """Epoch seconds that never jump: the wall clock at start plus what has passed since.
+
+    CLOCK_BOOTTIME counts a suspended machine's time too.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def at(self) -> float:
+        return self._offset + time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def stepped(self) -> float:
+        """Seconds by which the wall clock has been set since the start."""
+        return time.time() - self.at()
+
+
+class Listener:
+    """Everything the listener holds; `run` is its life."""
+
+    def __init__(
+        self,
+        config: Config,
+        supervisor: Supervisor,
+        log: Log,
+        events_in: int,
+        events_out: int,
+        own_group: str | None = None,
+    ) -> None:
+        self.config = config
+        self.rpc = supervisor
+        self.log = log
+        self.own_group = own_group
+        self.clock = Clock()
+        self.journal = Journal(config.journal_path())
+        self.sampler = Sampler()
+        self.notifier = Notifier()
+        self.watches: dict[str, Watch] = {}
+        self.infos: dict[str, Info] = {}
+        self.state_known = False
+        self.ticks = 0
+        self.dropped = 0
+        self.last_tick: float | None = None
+        self._in, self._out = events_in, events_out
+        self._events = Events()
+        self._serials: deque[str] = deque(maxlen=1000)
+        self._poolserial: int | None = None
+        self._matched: set[str] | None = None
+        self._graceful: dict[str, float] = {}
+        self._due = dict.fromkeys(("samples", "save", "tidy", "heartbeat"), 0.0)
+        self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stopping = False
+        self._news = 0
+
+    # -- the protocol ------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Until end of input, SIGTERM or Supervisor's stop. Returns the exit status."""
+        signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self._start()
+        try:
+            self._write(READY)
+            while not self._stopping:
+                self._wait()
+        except ProtocolError as error:
+            self.log.error(f"event protocol: {error}; starting anew")
+            return 1
+        except BrokenPipeError:
+            return 0
+        finally:
+            self._end()
+        return 0
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopping = True
+
+    def _wait(self) -> None:
+        busy = any(watch.procedure for watch in self.watches.values())
+        ready, _, _ = select.select([self._in, self._wake_in], [], [], LOOK_EVERY if busy else None)
+        if self._wake_in in ready:
+            os.read(self._wake_in, 4096)
+        elif self._in in ready:
+            data = os.read(self._in, 65536)
+            if not data:
+                self._stopping = True
+                return
+            self._events.feed(data)
+            while not self._stopping and (event := self._events.next()) is not None:
+                self._write(OK)
+                self._handle(event)
+                self._write(READY)
+        else:
+            self._look_at_open()
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._out, data) :]
+
+    def _handle(self, event: Event) -> None:
+        self._count_dropped(event)
+        if event.serial and event.serial in self._serials:
+            return  # delivered twice: another listener of our priority rejected it
+        self._serials.append(event.serial)
+        if event.name in PERIODS:
+            if self._stale(event):
+                self.dropped += 1
+            else:
+                self._tick()
+        elif event.name.startswith("PROCESS_STATE"):
+            self._process_state(event)
+        elif event.name == "REMOTE_COMMUNICATION":
+            self._message(event)
+        elif event.name == "SUPERVISOR_STATE_CHANGE_STOPPING":
+            self._stopping = True
+
+    def _count_dropped(self, event: Event) -> None:
+        """A gap in the pool's numbering: Supervisor's buffer for us overflowed."""
+        if not event.poolserial.isdigit():
+            return
+        number = int(event.poolserial)
+        if self._poolserial is not None and number > self._poolserial + 1:
+            lost = number - self._poolserial - 1
+            self.dropped += lost
+            self.log.warn(f"{lost} events lost: buffer_size of [eventlistener] is too small")
+        self._poolserial = max(number, self._poolserial or 0)
+
+    def _stale(self, event: Event) -> bool:
+        when = event.fields.get("when", "")
+        if not when.isdigit() or len(when) > 15:
+            self.log.trouble("when", f"a {event.name} without its time")
+            return False
+        return time.time() - int(when) > PERIODS[event.name] + LATE
+
+    # -- begin and end -----------------------------------------------------------------
+
+    def _start(self) -> None:
+        at = self.clock.at()
+        options = self.config.options("", "")
+        self.log.info(
+            f"memwatch {__version__}: {self.config.path}, journal {self.journal.path}, "
+            f"mode {options.mode}; waiting for the first TICK"
+        )
+        for warning in self.config.warnings:
+            self.log.warn(warning)
+        self._journal_trouble()
+        for key in ("save", "tidy", "heartbeat"):
+            self._due[key] = at + (60.0 if key != "heartbeat" else HEARTBEAT_EVERY)
+        rows = self.journal.rows(
+            "SELECT id, namespec, state FROM procedures WHERE ended IS NULL ORDER BY begun"
+        )
+        for id, name, state in rows:
+            self._resume(id, name, state, at)
+        self._send_waiting(at)
+
+    def _resume(self, id: str, name: str, state: str, at: float) -> None:
+        import json
+
+        try:
+            procedure = procedures.from_json(json.loads(state))
+        except (TypeError, ValueError, KeyError) as error:
+            self.log.error(f"{name}: an unfinished action in the journal is damaged: {error}")
+            self.journal.write([journal.procedure_end(id, at)])
+            return
+        watch = self._watch(name)
+        watch.resume(procedure, at)
+        text = f"{procedure.action} begun at {id.rpartition('@')[2]} was not finished: going on"
+        self._record([Entry(at, name, "step", text, {"procedure": id})])
+        self.journal.write([_procedure_row(watch)])
+
+    def _end(self) -> None:
+        at = self.clock.at()
+        self.journal.write(
+            [journal.watch_row(name, at, watch.dump()) for name, watch in self.watches.items()]
+        )
+        self.notifier.close(2.0)
+        self._deliveries()
+        self.journal.close()
+        self.log.info("memwatch ends")
+
+    # -- the tick ----------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        at = self.clock.at()
+        self.ticks += 1
+        self.last_tick = at
+        self._refresh(at)
+        self._look(list(self.watches.values()), at)
+        self._deliveries()
+        self._now_and_then(at)
+
+    def _look_at_open(self) -> None:
+        at = self.clock.at()
+        self._refresh(at)
+        self._look([watch for watch in self.watches.values() if watch.procedure], at)
+        self._deliveries()
+
+    def _look(self, watches: Iterable[Watch], at: float) -> None:
+        """Sample, look, write down, act, write down, tell."""
+        seen: list[tuple[Watch, Snapshot, Seen]] = []
+        for watch in watches:
+            snapshot = self._snapshot(watch, at)
+            result = watch.look(
+                snapshot, state_known=self.state_known, durable=self.journal.durable
+            )
+            self._record(result.entries, result.news)
+            seen.append((watch, snapshot, result))
+        begun = self._begin(seen)
+        self._write_down(seen, begun, at)
+        for watch, _, result in seen:
+            self._carry_out(watch, result.commands)
+        for watch in begun:
+            commands = watch.launch()
+            self.journal.write([_procedure_row(watch)])
+            self._carry_out(watch, commands)
+
+    def _snapshot(self, watch: Watch, at: float) -> Snapshot:
+        info = self.infos.get(watch.namespec)
+        if info is None:
+            state = REMOVED if self.state_known else UNKNOWN
+            return self.sampler.look(Program(watch.namespec, state, 0, None), at)
+        program = Program(watch.namespec, info.state, info.pid, info.spawned)
+        return self.sampler.look(program, at, watch.wants())
+
+    def _begin(self, seen: list[tuple[Watch, Snapshot, Seen]]) -> list[Watch]:
+        """Which of the wanted actions may begin now: the plans are made, nothing is done."""
+        wanted = {id(s.decision): watch for watch, _, s in seen if s.decision is not None}
+        under_way = sum(watch.procedure is not None for watch in self.watches.values())
+        chosen, waiting = policy.choose(
+            [s.decision for _, _, s in seen if s.decision is not None],
+            under_way,
+            self.config.options("", "").max_programs_at_once,
+        )
+        for decision, reason in waiting:
+            entries, news = wanted[id(decision)].hold(decision, reason)
+            self._record(entries, news)
+        begun = []
+        for decision in chosen:
+            watch = wanted[id(decision)]
+            self._record(watch.begin(decision))
+            begun.append(watch)
+        return begun
+
+    def _write_down(
+        self, seen: list[tuple[Watch, Snapshot, Seen]], begun: list[Watch], at: float
+    ) -> None:
+        """Everything of this look in one transaction; a plan is on the disk before its act."""
+        rows: list[Statement] = []
+        samples = at >= self._due["samples"]
+        for watch, snapshot, result in seen:
+            if result.changed and watch not in begun:
+                rows.extend(self._procedure_rows(watch, at))
+            rows.append(
+                journal.latest_row(watch.namespec, at, snapshot, watch.view(result.verdicts))
+            )
+            if samples and snapshot.workers:
+                rows.append(_sample_row(snapshot))
+        rows.extend(_procedure_row(watch) for watch in begun)
+        rows.append(journal.fact_row("listener", self._facts()))
+        if samples:
+            self._due["samples"] = at + SAMPLES_EVERY
+        acts = bool(begun) or any(result.commands for _, _, result in seen)
+        self.journal.write(rows, sure=acts)
+        self._journal_trouble()
+
+    def _procedure_rows(self, watch: Watch, at: float) -> list[Statement]:
+        if watch.procedure is not None:
+            return [_procedure_row(watch)]
+        last = watch.last_action
+        return [] if last is None else [journal.procedure_end(str(last["id"]), at)]
+
+    def _carry_out(self, watch: Watch, commands: Iterable[Command]) -> None:
+        for command in commands:
+            error, gone = self._do(command)
+            if error is None:
+                continue
+            result = watch.failed(command, error, gone)
+            self._record(result.entries, result.news)
+            self.journal.write(self._procedure_rows(watch, self.clock.at()))
+            if watch.procedure is None:
+                return
+
+    def _do(self, command: Command) -> tuple[str | None, bool]:
+        """One command: the reason it failed, and whether the program is unknown by now."""
+        if command.do == "signal":
+            assert command.target is not None
+            return send(command.target, command.signal), False
+        call = self.rpc.stop if command.do == "stop" else self.rpc.start
+        try:
+            call(command.namespec)
+        except RpcError as error:
+            return str(error), error.code == BAD_NAME
+        return None, False
+
+    # -- what Supervisor says ----------------------------------------------------------
+
+    def _refresh(self, at: float) -> None:
+        """Ask Supervisor for its programs; where it does not answer, go on with what is known."""
+        try:
+            answer = self.rpc.programs()
+        except RpcError as error:
+            self.state_known = False
+            self.log.trouble("rpc", f"Supervisor's RPC: {error}")
+            return
+        self.state_known = True
+        self.log.trouble("rpc", None)
+        infos = {}
+        for found in answer:
+            group, name = str(found["group"]), str(found["name"])
+            if group == self.own_group or not self.config.watched(group, name):
+                continue
+            infos[namespec(group, name)] = Info(
+                group,
+                name,
+                str(found["statename"]),
+                int(found["pid"]),
+                float(found["start"]) or None,
+            )
+        if infos.keys() != self.infos.keys() or self._matched is None:
+            self._programs_changed(infos, at)
+        self.infos = infos
+
+    def _programs_changed(self, infos: dict[str, Info], at: float) -> None:
+        pairs = [(info.group, info.name) for info in infos.values()]
+        if self._matched is None:
+            for name in self.config.unmatched(pairs):
+                self.log.warn(f"[memwatch:{name}] matches no program")
+        self._matched = set(infos)
+        self._graceful = self._graceful_timeouts()
+        self.infos = infos
+        for name in [name for name in self.watches if name not in infos]:
+            if self.watches[name].procedure is None:
+                del self.watches[name]
+                self.log.info(f"{name}: no longer a program of Supervisor's")
+        for name in infos:
+            if name not in self.watches:
+                watch = self._watch(name)
+                self.log.info(f"{name}: {report.promise(watch.options)}")
+            else:
+                self._set_options(self.watches[name])
+
+    def _graceful_timeouts(self) -> dict[str, float]:
+        """gunicorn's graceful timeout where a program's command line names it."""
+        try:
+            configs = self.rpc.configs()
+        except RpcError:
+            return {}
+        found = {}
+        for config in configs:
+            seconds = report.graceful_timeout(str(config.get("command", "")))
+            if seconds is not None:
+                found[namespec(str(config.get("group")), str(config.get("name")))] = seconds
+        return found
+
+    def _watch(self, name: str) -> Watch:
+        """The watch of a program, with what the journal remembers of it."""
+        if name in self.watches:
+            return self.watches[name]
+        import json
+
+        watch = Watch(name, self.config.options("", ""))
+        self._set_options(watch)
+        rows = self.journal.rows("SELECT saved, state FROM watches WHERE namespec = ?", (name,))
+        if rows and rows[0][0] <= self.clock.at() + 1.0:
+            try:
+                watch.load(json.loads(rows[0][1]))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self.log.warn(f"{name}: what the journal remembers cannot be read: {error!r}")
+                watch = Watch(name, watch.options, watch.plain_restart)
+        self.watches[name] = watch
+        return watch
+
+    def _set_options(self, watch: Watch) -> None:
+        info = self.infos.get(watch.namespec)
+        if info is None:
+            return
+        import dataclasses
+
+        options = self.config.options(info.group, info.name)
+        if options.grace is None:
+            graceful = self._graceful.get(watch.namespec, 30.0)
+            options = dataclasses.replace(options, grace=graceful + 5.0)
+        watch.options = options
+        own = self.config.own_options(info.group, info.name)
+        watch.plain_restart = "restart" in options.actions and "actions" in own
+
+    def _process_state(self, event: Event) -> None:
+        """A program's state changed: keep what is known of it true, and look if we act on it."""
+        fields = event.fields
+        name = namespec(fields.get("groupname", ""), fields.get("processname", ""))
+        info, watch = self.infos.get(name), self.watches.get(name)
+        if info is None or watch is None:
+            return
+        state = event.name.removeprefix("PROCESS_STATE_")
+        pid = int(fields["pid"]) if fields.get("pid", "").isdigit() else info.pid
+        if state in DOWN_STATES or state == "BACKOFF":
+            pid = 0
+        at = self.clock.at()
+        self.infos[name] = info._replace(state=state, pid=pid)
+        if state == "EXITED" and fields.get("expected") == "0":
+            text = "the program ended unexpectedly (crash, SIGKILL or the kernel's OOM killer)"
+            self._record([Entry(at, name, "seen", text, {}, "WARN")])
+        elif state == "FATAL":
+            self._record([Entry(at, name, "seen", "Supervisor gave up: FATAL", {}, "ERROR")])
+        if watch.procedure is not None or state != RUNNING:
+            self._look([watch], at)
+
+    # -- what people ask ---------------------------------------------------------------
+
+    def _message(self, event: Event) -> None:
+        kind, _, text = event.payload.partition("\n")
+        if kind != "type:memwatch":
+            return
+        at = self.clock.at()
+        message = messages.read(text, time.time())
+        if message is None:
+            self.log.warn("a message that is not one of memwatch's was ignored")
+            return
+        if self.journal.rows("SELECT 1 FROM answers WHERE id = ?", (message.id,)):
+            return
+        answer, reason = "refused", message.refused
+        if not message.refused:
+            answer, reason = self._grant(message, at)
+        self.journal.write([journal.answer_row(message.id, at, answer, reason)])
+        words = f"{message.command} {message.target} by {message.by}: {answer}: {reason}"
+        self._record([Entry(at, message.target, "request", words, {"id": message.id})])
+        if not self.journal.durable:
+            self.log.info(f"reply {message.id} {answer}: {reason}")
+
+    def _grant(self, message: messages.Message, at: float) -> tuple[str, str]:
+        """Do what was asked, or say why not: accepted, held or refused, and the reason."""
+        watches, worker = self._targets(message.target)
+        if not watches:
+            return "refused", f"no watched program or worker {message.target!r}"
+        if message.command in ("pause", "resume"):
+            until = None
+            if message.command == "pause":
+                until = at + (message.seconds or PAUSE)
+            for watch in watches:
+                watch.paused_until = until
+            self.journal.write([journal.watch_row(w.namespec, at, w.dump()) for w in watches])
+            names = ", ".join(watch.namespec for watch in watches)
+            ends = f" for {units.time(message.seconds or PAUSE)}" if until else ""
+            return "accepted", f"{message.command} {names}{ends}"
+        if len(watches) > 1:
+            return "refused", "one program at a time: name it"
+        return self._act_on_request(watches[0], worker, message, at)
+
+    def _act_on_request(
+        self, watch: Watch, worker: WorkerId | None, message: messages.Message, at: float
+    ) -> tuple[str, str]:
+        snapshot = self._snapshot(watch, at)
+        seen = watch.look(snapshot)
+        self._record(seen.entries, seen.news)
+        self._write_down([(watch, snapshot, seen)], [], at)
+        if message.command == "recycle" and worker is None:
+            if len(snapshot.workers) != 1:
+                return "refused", "name the worker by its pid"
+            worker = snapshot.workers[0].id
+        if message.command == "reload":
+            worker = snapshot.master.id if snapshot.master else None
+        decision = Decision(
+            message.command,
+            watch.namespec,
+            worker if message.command != "restart" else None,
+            None,
+            by=message.by,
+            forced=message.force,
+        )
+        held = watch.objections(decision, snapshot, self.state_known, self.journal.durable)
+        if held:
+            return "held", "; ".join(reason.text for reason in held)
+        self._record(watch.begin(decision))
+        self.journal.write([_procedure_row(watch)], sure=True)
+        commands = watch.launch()
+        self.journal.write([_procedure_row(watch)])
+        self._carry_out(watch, commands)
+        return "accepted", f"{message.command} has begun"
+
+    def _targets(self, target: str) -> tuple[list[Watch], WorkerId | None]:
+        """The watches a request is about, and the worker where it names a pid."""
+        if not target:
+            return list(self.watches.values()), None
+        if target.isascii() and target.isdigit():
+            for watch in self.watches.values():
+                for worker in watch.workers():
+                    if worker.id.pid == int(target):
+                        return [watch], worker.id
+            return [], None
+        found = [
+            watch
+            for name, watch in self.watches.items()
+            if target in (name, f"{name}:{name}") or name.startswith(target + ":")
+        ]
+        return found, None
+
+    # -- telling -----------------------------------------------------------------------
+
+    def _record(self, entries: Iterable[Entry], news: Iterable[News] = ()) -> None:
+        """Into the journal, the log and the mail."""
+        rows: list[Statement] = []
+        for entry in entries:
+            subject = f"{entry.namespec} " if entry.namespec else ""
+            self.log.line(entry.level, subject + entry.text)
+            rows.append(journal.entry_row(entry))
+        for item in news:
+            rows.extend(self._send(item))
+        self.journal.write(rows)
+
+    def _send(self, item: News, id: str | None = None) -> list[Statement]:
+        watch = self.watches.get(item.namespec)
+        options = watch.options if watch else self.config.options("", "")
+        if item.what not in options.notify_on:
+            return []
+        if id is None:
+            self._news += 1
+            id = f"{item.namespec}@{item.at:.3f}/{item.what}/{self._news}"
+        if options.notify:
+            self.notifier.send(item, id, options.notify)
+        return [journal.news_row(id, item, waiting=bool(options.notify))]
+
+    def _send_waiting(self, at: float) -> None:
+        """News of the last hour that the listener before us did not get out."""
+        import json
+
+        rows = self.journal.rows(
+            "SELECT id, body FROM news WHERE waiting AND at > ? ORDER BY at", (at - 3600,)
+        )
+        for id, body in rows:
+            try:
+                self.journal.write(self._send(report.news(json.loads(body)), id))
+            except (TypeError, ValueError, KeyError, IndexError):
+                continue
+
+    def _deliveries(self) -> None:
+        rows: list[Statement] = []
+        for delivery in self.notifier.drain():
+            key = f"notify {delivery.target}"
+            trouble = None if delivery.ok else f"news to {delivery.target}: {delivery.text}"
+            self.log.trouble(key, trouble)
+            if delivery.final:
+                rows.append(journal.news_sent(delivery.news_id))
+        self.journal.write(rows)
+
+    def _journal_trouble(self) -> None:
+        if self.journal.said:
+            self.log.error(f"journal: {self.journal.said}")
+            self.journal.said = None
+        trouble = self.journal.trouble
+        if trouble is not None:
+            trouble = f"journal: {trouble}; going on in memory, without restarts"
+        self.log.trouble("journal", trouble)
+
+    def _facts(self) -> dict[str, Any]:
+        usage = os.times()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "ticks": self.ticks,
+            "last_tick": self.last_tick,
+            "rss": _own_rss(),
+            "cpu_seconds": round(usage.user + usage.system, 3),
+            "events_dropped": self.dropped,
+            "config": self.config.path,
+        }
+
+    def _now_and_then(self, at: float) -> None:
+        """What a tick does only every few minutes."""
+        duties: tuple[tuple[str, float, Callable[[float], None]], ...] = (
+            ("save", SAVE_EVERY, self._save),
+            ("tidy", TIDY_EVERY, self._tidy),
+            ("heartbeat", HEARTBEAT_EVERY, self._heartbeat),
+        )
+        for name, period, duty in duties:
+            if at >= self._due[name]:
+                self._due[name] = at + period
+                duty(at)
+
+    def _save(self, at: float) -> None:
+        self.journal.write(
+            [journal.watch_row(name, at, watch.dump()) for name, watch in self.watches.items()]
+        )
+        step = self.clock.stepped()
+        if abs(step) > 60:
+            self.log.trouble(
+                "clock",
+                f"the clock was set by {units.time(step)}: times in the journal stay on the old "
+                "clock until the listener is started again",
+            )
+
+    def _tidy(self, at: float) -> None:
+        self.journal.write(journal.tidy(at, self.config.options("", "").keep))
+
+    def _heartbeat(self, at: float) -> None:
+        workers = sum(len(watch.workers()) for watch in self.watches.values())
+        told = sum(watch.told_count for watch in self.watches.values())
+        self.log.info(
+            f"alive: {len(self.watches)} programs, {workers} workers, {told} told; "
+            f"{self.ticks} ticks, {self.dropped} events dropped, "
+            f"RSS {units.size(_own_rss())}, {sum(os.times()[:2]):.1f} s of CPU"
+        )
+
+
+def _procedure_row(watch: Watch) -> Statement:
+    procedure = watch.procedure
+    assert procedure is not None
+    return journal.procedure_row(
+        procedure.id, procedure.namespec, procedure.begun, procedures.to_json(procedure)
+    )
+
+
+def _sample_row(snapshot: Snapshot) -> Statement:
+    """What the curves are drawn from: the master and the workers, once a minute."""
+    everyone = [snapshot.master, *snapshot.workers] if snapshot.master else snapshot.workers
+    rows = [
+        [*worker.id, worker.rss, worker.anon, worker.pss, worker.uss, worker.swap, worker.cpu]
+        for worker in everyone
+    ]
+    return journal.sample_row(snapshot.namespec, snapshot.at, rows)
+
+
+def _own_rss() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def keep_stdout_clean() -> int:
+    """Put the protocol's stdout away and make fd 1 stderr. Returns the protocol's descriptor."""
+    private = os.dup(1)  # not inheritable
+    os.dup2(2, 1)
+    return private

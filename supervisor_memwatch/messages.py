@@ -1,0 +1,57 @@
+"""What people ask of the listener, as it arrives through Supervisor's sendRemoteCommEvent.
+
+One line of ASCII JSON: `{"v": 1, "id": uuid4, "at", "command", "target", "for", "force",
+"by"}`. Here it is read, or refused with the reason; doing it is the listener's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+COMMANDS = ("pause", "resume", "recycle", "reload", "restart")
+TOO_OLD = 60.0  # seconds: a message that waited longer was sent into another situation
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request that can be carried out, or not: `refused` says why."""
+
+    id: str
+    command: str = ""
+    target: str = ""  # a namespec, a worker's pid, or empty: every program
+    seconds: float | None = None  # of a pause
+    force: bool = False
+    by: str = "somebody"
+    refused: str = ""
+
+
+def read(text: str, now: float) -> Message | None:
+    """The message; None where not even an id to answer to can be read. `now`: wall clock."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    id = data.get("id")
+    if not isinstance(id, str) or not _ID.fullmatch(id):
+        return None
+    if data.get("v") != 1:
+        return Message(id, refused="not version 1 of the message: use the listener's own memwatch")
+    command = data.get("command")
+    if command not in COMMANDS:
+        return Message(id, refused=f"unknown command; valid: {', '.join(COMMANDS)}")
+    at = data.get("at")
+    if isinstance(at, bool) or not isinstance(at, int | float) or not abs(now - at) <= TOO_OLD:
+        return Message(id, refused=f"not sent within the last {TOO_OLD:.0f} s")
+    target, by, seconds = data.get("target") or "", data.get("by") or "somebody", data.get("for")
+    if not isinstance(target, str) or not isinstance(by, str):
+        return Message(id, refused="target and by have to be text")
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9
+    ):
+        return Message(id, refused="for has to be a number of seconds")
+    return Message(id, command, target, seconds, data.get("force") is True, by[:100])

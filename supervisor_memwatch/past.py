@@ -1,0 +1,234 @@
+"""Everything remembered about one program, bounded: what the detectors look back on.
+
+Per process a life: its memory (one number, chosen once, never mixed), its open files, its
+work. Per program: the verdicts that stand, what was learned. Forgets ids that are gone for
+good. All of it can be dumped as JSON-able values and loaded again, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .growth import Stretch
+from .model import Snapshot, Worker, WorkerId
+from .options import Options
+from .series import Series
+
+# What growth is judged on, best first. A life that cannot have one begins anew with the next.
+ANON, PRIVATE, BOTH = range(3)
+SIGNALS = ("anonymous memory", "private memory (RSS - shared)", "USS and RSS")
+
+GONE = 60.0  # seconds after which an id that was not seen is gone (at least three ticks)
+FD_LEVELS = 3
+
+Subject = WorkerId | None  # None: the program itself
+
+
+class Opinion(NamedTuple):
+    """What a detector thinks of one subject now; see model.Verdict for the fields."""
+
+    measured: float
+    bound: float | None
+    confidence: float
+    why: str
+    material: bool = True
+    stretch: Stretch | None = None  # the growth it is about, which its detector follows
+
+
+@dataclass(slots=True)
+class Standing:
+    """An opinion that holds, since when (Past.now's clock), and what has come of it."""
+
+    since: float
+    opinion: Opinion
+    told: bool = False
+    act: bool = False
+
+
+class Life:
+    """One process, from the first sight of its id to its end."""
+
+    __slots__ = ("closed", "fds", "first", "second", "seen", "series", "signal", "swap", "warm")
+
+    def __init__(self, now: float, width: float) -> None:
+        self.first = now
+        self.seen = now
+        self.warm = False  # past its warm-up: nothing before is kept
+        self.signal = ANON
+        self.swap = 0  # read rarely, so the last one known
+        self.series = Series(width)
+        self.second: Series | None = None  # USS, where growth must show in both USS and RSS
+        self.fds: Series | None = None
+        self.closed = 0  # levels of `series` that got a bucket by the last sample
+
+    def remember(self, now: float, worker: Worker, width: float) -> None:
+        """Add a sample; `closed` then says how many levels got a bucket by it."""
+        if worker.swap is not None:
+            self.swap = worker.swap
+        value = self._value(worker)
+        if value is None:
+            self.signal = PRIVATE if self.signal == ANON and worker.shared is not None else BOTH
+            self.series, self.second = Series(width), None
+            value = self._value(worker)
+            assert value is not None
+        work = worker.cpu if worker.requests is None else worker.requests
+        series = self.series
+        if self.signal == BOTH and worker.uss is not None:
+            if self.second is None:
+                self.second = Series(width)
+            self.second.append(now, worker.uss + self.swap, work or 0.0)
+        if now < series.closes:
+            if value < series.low:
+                series.low = value
+            self.closed = 0
+            return
+        self.closed = series.turn(now, value, work or 0.0)
+        if worker.fds is not None:
+            if self.fds is None:
+                self.fds = Series(width, FD_LEVELS)
+            self.fds.append(now, worker.fds, work or 0.0)
+
+    def _value(self, worker: Worker) -> int | None:
+        if self.signal == ANON:
+            return None if worker.anon is None else worker.anon + self.swap
+        if self.signal == PRIVATE:
+            return None if worker.shared is None else worker.rss - worker.shared + self.swap
+        return worker.rss + self.swap
+
+    def recent(self) -> Sequence[float]:
+        """What it held in its last finest buckets; of RSS and USS the smaller."""
+        first = self.series.levels[0].lows if self.series.levels else ()
+        if self.second is None:
+            return first
+        second = self.second.levels[0].lows if self.second.levels else ()
+        count = min(len(first), len(second))
+        if not count:
+            return ()
+        return [min(a, b) for a, b in zip(first[-count:], second[-count:], strict=True)]
+
+    def dump(self) -> list[Any]:
+        return [
+            self.first,
+            self.seen,
+            self.warm,
+            self.signal,
+            self.swap,
+            self.series.dump(),
+            None if self.second is None else self.second.dump(),
+            None if self.fds is None else self.fds.dump(),
+        ]
+
+    @classmethod
+    def load(cls, dumped: list[Any]) -> Life:
+        first, seen, warm, signal, swap, series, second, fds = dumped
+        life = cls(first, 0.0)
+        life.seen, life.warm, life.signal, life.swap = seen, warm, signal, swap
+        life.series = Series.load(series)
+        life.second = None if second is None else Series.load(second)
+        life.fds = None if fds is None else Series.load(fds)
+        return life
+
+
+@dataclass(slots=True)
+class Past:
+    """Everything remembered about one program."""
+
+    lives: dict[WorkerId, Life] = field(default_factory=dict)
+    standing: dict[tuple[Subject, str], Standing] = field(default_factory=dict)
+    now: float = 0.0  # the last snapshot's time, on a clock that never goes back
+    shift: float = 0.0  # that clock minus Snapshot.at: sums up the steps back
+    interval: float = 0.0  # between the last two snapshots
+    started: bool = False
+    compared: float = float("-inf")  # when siblings were last compared
+    plateau: float = 0.0  # bytes of the signal at which told growth ended by itself
+
+    def remember(self, options: Options, snapshot: Snapshot) -> list[tuple[Worker, Life]]:
+        """Add a snapshot; the lives that got a closed bucket by it."""
+        now = self._tick(snapshot.at)
+        width = options.confirm
+        closed = []
+        workers = snapshot.workers
+        if snapshot.master is not None:
+            workers = (*workers, snapshot.master)
+        lives = self.lives
+        for worker in workers:
+            life = lives.get(worker.id)
+            if life is None:
+                life = lives[worker.id] = Life(now, width)
+                life.warm = not self.started and worker.age is None
+            life.seen = now
+            if not life.warm:
+                age = now - life.first if worker.age is None else worker.age
+                if age < options.warmup:
+                    continue
+                life.warm = True
+            life.remember(now, worker, width)
+            if life.closed:
+                closed.append((worker, life))
+        if workers:
+            self.started = True
+        if len(lives) > len(workers):
+            self._forget()
+        return closed
+
+    def _tick(self, at: float) -> float:
+        """A clock that was set back makes a tick of the usual length, not a life in reverse."""
+        if not self.started:
+            self.now = at
+            return at
+        if at + self.shift < self.now:
+            self.shift = self.now + self.interval - at
+        now = at + self.shift
+        self.interval = now - self.now
+        self.now = now
+        return now
+
+    def _forget(self) -> None:
+        horizon = self.now - max(GONE, 3 * self.interval)
+        for gone in [id for id, life in self.lives.items() if life.seen < horizon]:
+            del self.lives[gone]
+            for key in [key for key in self.standing if key[0] == gone]:
+                del self.standing[key]
+
+    def points(self, id: WorkerId) -> tuple[tuple[float, float], ...]:
+        """What is kept of one process's memory: (Snapshot.at, bytes), oldest first."""
+        life = self.lives.get(id)
+        if life is None:
+            return ()
+        return tuple((at - self.shift, low) for at, low in life.series.points())
+
+    def dump(self) -> dict[str, Any]:
+        """All of it, as JSON-able values; `load` restores it exactly."""
+        return {
+            "version": 1,
+            "clock": [self.now, self.shift, self.interval, self.started],
+            "compared": None if self.compared == float("-inf") else self.compared,
+            "plateau": self.plateau,
+            "lives": [[*id, life.dump()] for id, life in self.lives.items()],
+            "standing": [
+                [subject and list(subject), kind, s.since, list(s.opinion), s.told, s.act]
+                for (subject, kind), s in self.standing.items()
+            ],
+        }
+
+    @classmethod
+    def load(cls, dumped: dict[str, Any]) -> Past:
+        """What `dump` gave. Raises ValueError for the dump of another version."""
+        if dumped.get("version") != 1:
+            raise ValueError(f"a past of version {dumped.get('version')}; this one reads 1")
+        past = cls()
+        past.now, past.shift, past.interval, past.started = dumped["clock"]
+        if dumped["compared"] is not None:
+            past.compared = dumped["compared"]
+        past.plateau = dumped["plateau"]
+        for pid, start, life in dumped["lives"]:
+            past.lives[WorkerId(pid, start)] = Life.load(life)
+        for subject, kind, since, opinion, told, act in dumped["standing"]:
+            key = None if subject is None else WorkerId(*subject)
+            measured, bound, confidence, why, material, stretch = opinion
+            stretch = stretch and Stretch(*stretch)
+            opinion = Opinion(measured, bound, confidence, why, material, stretch)
+            past.standing[key, kind] = Standing(since, opinion, told, act)
+        return past

@@ -1,0 +1,299 @@
+"""Verdicts and the past in, a decision or the reason why not out.
+
+`wanted` says what the verdicts deserve; `GUARDS` is the ordered table of what may forbid
+it, each a function of the decision and the situation that gives a `Held` or None; `decide`
+joins them for one program, `choose` for all programs of the host. How an action is carried
+out is procedures.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from . import units
+from .model import (
+    FD_GROWTH,
+    IMBALANCE,
+    LEAK,
+    LIMIT,
+    MASTER_GROWTH,
+    RUNNING,
+    TOTAL_LIMIT,
+    Decision,
+    Held,
+    Snapshot,
+    Verdict,
+    WorkerId,
+)
+from .options import Options
+
+# Who comes first where several verdicts deserve an action.
+ORDER = (LIMIT, TOTAL_LIMIT, LEAK, IMBALANCE, FD_GROWTH, MASTER_GROWTH)
+URGENT = (LIMIT, TOTAL_LIMIT)
+
+Verdicts = Mapping[WorkerId | None, tuple[Verdict, ...]]
+
+
+class Situation(NamedTuple):
+    """Everything the guards look at."""
+
+    options: Options
+    snapshot: Snapshot
+    plain_restart: bool = False  # the program's own section names `restart`
+    state_known: bool = True  # Supervisor told us the program's state just now
+    durable: bool = True  # the journal keeps what is written
+    paused_until: float | None = None
+    in_action: str | None = None  # the action under way
+    leaving: tuple[WorkerId, ...] = ()  # asked to leave and still there
+    expected: int = 0  # workers the program has when all is well
+    rung: int = 0  # how many rungs of the ladder proved ineffective
+    actions: tuple[float, ...] = ()  # when actions took place, ours and others'
+    ended: float | None = None  # when our last action ended
+
+
+def wanted(
+    verdicts: Verdicts, situation: Situation, hours: Mapping[WorkerId, float]
+) -> list[Decision]:
+    """What the verdicts deserve, most urgent first; guards not yet asked."""
+    snapshot, options = situation.snapshot, situation.options
+    rung = options.actions[min(situation.rung, len(options.actions) - 1)]
+    decisions = []
+    for target, opinions in verdicts.items():
+        for verdict in opinions:
+            if not verdict.act:
+                continue
+            action, whom = rung, target
+            if snapshot.kind == "plain" or verdict.kind == MASTER_GROWTH:
+                action = "restart"
+            if verdict.kind == TOTAL_LIMIT and snapshot.workers:
+                whom = _largest(snapshot)
+            if action == "reload":
+                whom = snapshot.master.id if snapshot.master else None
+            decisions.append(
+                Decision(
+                    action=action,
+                    namespec=snapshot.namespec,
+                    target=whom,
+                    verdict=verdict,
+                    urgent=verdict.kind in URGENT,
+                    hours=hours.get(target) if target is not None else None,
+                )
+            )
+    return sorted(decisions, key=_priority)
+
+
+def _largest(snapshot: Snapshot) -> WorkerId:
+    """Whose departure gives back most: by private memory where known, else anonymous."""
+
+    def size(index: int) -> tuple[int, int]:
+        worker = snapshot.workers[index]
+        return (worker.uss or worker.anon or worker.rss, -index)
+
+    return snapshot.workers[max(range(len(snapshot.workers)), key=size)].id
+
+
+def _priority(decision: Decision) -> tuple[int, float, float]:
+    kind = decision.verdict.kind if decision.verdict else ""
+    rank = ORDER.index(kind) if kind in ORDER else -1
+    over = 0.0
+    if decision.verdict and decision.verdict.bound:
+        over = decision.verdict.measured / decision.verdict.bound
+    return (rank, decision.hours if decision.hours is not None else float("inf"), -over)
+
+
+def _observe(decision: Decision, now: Situation) -> Held | None:
+    if now.options.mode == "act":
+        return None
+    return Held("observe", "mode = observe: nothing is touched")
+
+
+def _paused(decision: Decision, now: Situation) -> Held | None:
+    if now.paused_until is None or now.snapshot.at >= now.paused_until:
+        return None
+    left = units.time(now.paused_until - now.snapshot.at)
+    return Held("paused", f"paused for another {left}", now.paused_until)
+
+
+def _not_running(decision: Decision, now: Situation) -> Held | None:
+    if now.snapshot.state == RUNNING:
+        return None
+    return Held("not_running", f"Supervisor says {now.snapshot.state}")
+
+
+def _state_unknown(decision: Decision, now: Situation) -> Held | None:
+    if now.state_known:
+        return None
+    return Held("no_rpc", "Supervisor's RPC does not answer: its state is not known")
+
+
+def _plain(decision: Decision, now: Situation) -> Held | None:
+    if now.snapshot.kind != "plain":
+        return None
+    if decision.action != "restart":
+        return Held("plain", "not gunicorn: it can only be restarted")
+    if now.plain_restart:
+        return None
+    return Held(
+        "plain",
+        f"not gunicorn: restarted only where [memwatch:{now.snapshot.namespec}] itself "
+        "names restart in actions",
+    )
+
+
+def _ladder(decision: Decision, now: Situation) -> Held | None:
+    actions = now.options.actions
+    if decision.verdict is None:
+        return None
+    if decision.action not in actions:
+        kind = decision.verdict.kind
+        return Held("no_action", f"only a restart would help {kind}, and actions has none")
+    if now.rung >= len(actions):
+        return Held("gave_up", f"{', '.join(actions)} proved ineffective")
+    return None
+
+
+def _second_master(decision: Decision, now: Situation) -> Held | None:
+    if now.snapshot.masters <= 1:
+        return None
+    return Held("second_master", f"{now.snapshot.masters} gunicorn masters: an upgrade by USR2?")
+
+
+def _no_master(decision: Decision, now: Situation) -> Held | None:
+    if now.snapshot.kind == "plain" or decision.action == "restart" or now.snapshot.master:
+        return None
+    return Held("no_master", "no gunicorn master is seen")
+
+
+def _evidence(decision: Decision, now: Situation) -> Held | None:
+    if now.snapshot.evidence != "cmdline" or decision.action == "restart":
+        return None
+    return Held(
+        "evidence",
+        "workers are told apart by their command lines alone, which is not sure enough for a "
+        "signal: run the listener as root or as the program's user",
+    )
+
+
+def _in_action(decision: Decision, now: Situation) -> Held | None:
+    if now.in_action is None:
+        return None
+    return Held("in_action", f"{now.in_action} is under way")
+
+
+def _leaving(decision: Decision, now: Situation) -> Held | None:
+    if not now.leaving:
+        return None
+    pids = ", ".join(str(id.pid) for id in now.leaving)
+    return Held("leaving", f"worker {pids} was asked to leave and is still there")
+
+
+def _unavailable(decision: Decision, now: Situation) -> Held | None:
+    """A recycle takes one serving worker away; the others have to be there."""
+    if decision.action != "recycle":
+        return None
+    serving = sum(
+        worker.ready is not False and worker.id != decision.target
+        for worker in now.snapshot.workers
+    )
+    needed = now.expected - now.options.max_unavailable
+    if serving >= needed:
+        return None
+    return Held("max_unavailable", f"only {serving} other workers serve, {needed} have to")
+
+
+def _cooldown(decision: Decision, now: Situation) -> Held | None:
+    if decision.forced or now.ended is None:
+        return None
+    last, words = now.ended, "the last action"
+    if decision.urgent:
+        # Urgent verdicts do not wait for the program's cooldown. But the worker that our last
+        # action brought has one of its own, or a program whose fresh workers are over their
+        # limit would be recycled at every look.
+        age = next((w.age for w in now.snapshot.workers if w.id == decision.target), None)
+        if age is None or now.snapshot.at - age < now.ended - now.options.cooldown:
+            return None
+        last, words = now.snapshot.at - age, "this worker's birth"
+    until = last + now.options.cooldown
+    if now.snapshot.at >= until:
+        return None
+    left = units.time(until - now.snapshot.at)
+    return Held("cooldown", f"cooldown for another {left} after {words}", until)
+
+
+def _budget(decision: Decision, now: Situation) -> Held | None:
+    budget = now.options.budget
+    recent = [at for at in now.actions if at > now.snapshot.at - budget.period]
+    if decision.forced or len(recent) < budget.count:
+        return None
+    until = sorted(recent)[-budget.count] + budget.period
+    text = f"{len(recent)} actions in the last {units.time(budget.period)}, {budget.count} allowed"
+    return Held("budget", text, until)
+
+
+def _window(decision: Decision, now: Situation) -> Held | None:
+    window, clock = now.options.window, now.snapshot.clock
+    # A person who asks has looked at the clock.
+    if window is None or clock is None or decision.urgent or decision.verdict is None:
+        return None
+    if window.holds(clock):
+        return None
+    until = now.snapshot.at + (window.start - clock) % 1440 * 60
+    start = f"{window.start // 60:02}:{window.start % 60:02}"
+    return Held("window", f"outside the window, which opens at {start}", until)
+
+
+def _durable(decision: Decision, now: Situation) -> Held | None:
+    if now.durable or decision.action != "restart":
+        return None
+    return Held("journal", "the journal cannot be written: a stopped program could be forgotten")
+
+
+# The order is that of the explanation: what is most fundamental is said first.
+GUARDS: tuple[Callable[[Decision, Situation], Held | None], ...] = (
+    _observe,
+    _paused,
+    _in_action,
+    _not_running,
+    _state_unknown,
+    _second_master,
+    _no_master,
+    _plain,
+    _ladder,
+    _evidence,
+    _leaving,
+    _unavailable,
+    _durable,
+    _budget,
+    _cooldown,
+    _window,
+)
+
+
+def objections(decision: Decision, situation: Situation) -> tuple[Held, ...]:
+    """Every guard that forbids the decision, in the table's order."""
+    held = (guard(decision, situation) for guard in GUARDS)
+    return tuple(reason for reason in held if reason is not None)
+
+
+def decide(
+    verdicts: Verdicts, situation: Situation, hours: Mapping[WorkerId, float]
+) -> tuple[Decision | None, tuple[tuple[Decision, Held], ...]]:
+    """The most urgent action that nothing forbids, and each refusal before it."""
+    refused: list[tuple[Decision, Held]] = []
+    for decision in wanted(verdicts, situation, hours):
+        reasons = objections(decision, situation)
+        if not reasons:
+            return decision, tuple(refused)
+        refused.extend((decision, reason) for reason in reasons)
+    return None, tuple(refused)
+
+
+def choose(
+    decisions: Iterable[Decision], under_way: int, at_once: int
+) -> tuple[list[Decision], list[tuple[Decision, Held]]]:
+    """Which programs may begin now, most urgent first, and which wait for the others."""
+    ordered = sorted(decisions, key=_priority)
+    free = max(0, at_once - under_way)
+    reason = Held("max_programs_at_once", f"{at_once} program at a time is in action on this host")
+    return ordered[:free], [(decision, reason) for decision in ordered[free:]]

@@ -1,0 +1,123 @@
+"""`memwatch check`: the configuration in words, and a rehearsal of what it will need.
+
+Nothing is changed: workers get signal 0, the journal's directory is asked whether it can be
+written, the names of notification targets are resolved. Each line that fails says what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from . import report, topology, units
+from .config import Config, namespec
+from .control import RpcError, Supervisor
+from .sampler import Program, Sampler
+
+
+class Line(NamedTuple):
+    """One line: good, bad, or (None) said for information."""
+
+    ok: bool | None
+    subject: str
+    text: str
+
+    def __str__(self) -> str:
+        mark = {True: "ok   ", False: "FAIL ", None: "     "}[self.ok]
+        return f"{mark}{units.printable(self.subject)}: {units.printable(self.text, 1000)}"
+
+
+def rehearse(config: Config) -> list[Line]:
+    """Every line, in the order of reading."""
+    lines = [Line(None, "configuration", ", ".join(config.files))]
+    lines += [Line(False, "configuration", warning) for warning in config.warnings]
+    lines.append(_journal(config))
+    lines += _targets(config)
+    if not config.server_url:
+        text = "no [unix_http_server] and no [inet_http_server]: add one, and [rpcinterface:...]"
+        return [*lines, Line(False, "RPC", text)]
+    with Supervisor(config.server_url, config.username, config.password) as supervisor:
+        try:
+            programs = supervisor.programs()
+        except RpcError as error:
+            return [*lines, Line(False, "RPC", str(error))]
+    lines.append(Line(True, "RPC", f"{config.server_url} answers"))
+    pairs = [(str(found["group"]), str(found["name"])) for found in programs]
+    for name in config.unmatched(pairs):
+        lines.append(Line(False, f"[memwatch:{name}]", "matches no program"))
+    watched = [found for found in programs if config.watched(found["group"], found["name"])]
+    left = [namespec(g, n) for g, n in pairs if not config.watched(g, n)]
+    lines.append(Line(None, "not watched", ", ".join(left) or "none"))
+    if not watched:
+        lines.append(Line(False, "programs", "none is watched: see `programs` and `exclude`"))
+    for found in watched:
+        lines += _program(config, found["group"], found["name"], found["statename"], found["pid"])
+    return lines
+
+
+def _program(config: Config, group: str, name: str, state: str, pid: int) -> Iterator[Line]:
+    spec = namespec(group, name)
+    yield Line(None, spec, report.promise(config.options(group, name)))
+    if not pid:
+        yield Line(None, spec, f"{state}: nothing to look at now")
+        return
+    tree = topology.discover(pid)
+    if tree is None:
+        yield Line(None, spec, "ended while it was looked at")
+        return
+    snapshot = Sampler().look(Program(spec, state, pid, None), 0.0, tree.workers or (tree.root,))
+    if snapshot.kind == "plain":
+        yield Line(None, spec, "no gunicorn seen: watched as a whole")
+    elif snapshot.master is None:
+        yield Line(None, spec, "gunicorn, which has no workers yet")
+    else:
+        sure = snapshot.evidence == "heartbeat"
+        text = f"gunicorn, {len(snapshot.workers)} workers told apart by {snapshot.evidence}"
+        advice = "; run the listener as root or as the program's user to be sure"
+        yield Line(sure or None, spec, text if sure else text + advice)
+    for worker in snapshot.workers:
+        who = f"{spec} {worker.id.pid}"
+        if worker.uss is None:
+            yield Line(None, who, "USS cannot be read (not root, not its user): RSS is used")
+        else:
+            yield Line(True, who, f"RSS {units.size(worker.rss)}, USS {units.size(worker.uss)}")
+        try:
+            os.kill(worker.id.pid, 0)
+        except PermissionError:
+            advice = "it cannot be signalled: run the listener as root or as its user"
+            yield Line(False, who, advice)
+        except ProcessLookupError:
+            yield Line(None, who, "it ended while it was looked at")
+
+
+def _journal(config: Config) -> Line:
+    path = config.journal_path()
+    place = path
+    while place and not os.path.exists(place):
+        place = os.path.dirname(place)
+    if os.access(place, os.W_OK):
+        return Line(True, "journal", path)
+    return Line(
+        False,
+        "journal",
+        f"{path}: {place} cannot be written by this user: run check as the listener's user, or "
+        "name another place in `journal`",
+    )
+
+
+def _targets(config: Config) -> Iterator[Line]:
+    from urllib.parse import urlsplit
+
+    from .notifiers import redacted
+
+    for target in config.targets():
+        parts = urlsplit(target)
+        try:
+            socket.getaddrinfo(parts.hostname, parts.port or 443)
+        except (OSError, ValueError, UnicodeError) as error:
+            text = f"{redacted(target)}: its name cannot be resolved ({type(error).__name__})"
+            yield Line(False, "notify", text)
+        else:
+            yield Line(True, "notify", f"{redacted(target)}: `memwatch notify --test` sends to it")

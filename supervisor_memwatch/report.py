@@ -1,0 +1,249 @@
+"""Values into the shapes and words that others read: JSON, tables, sentences.
+
+The shapes of `status --json`, of the news and of the rows the listener keeps are here once.
+Nothing is decided here and nothing read: the journal's rows come in, text goes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from . import detectors, units
+from .model import News, Snapshot, Verdict, Worker, WorkerId
+from .options import Options
+
+# -- the listener's rows, read back -------------------------------------------------------
+
+
+def snapshot_from_json(data: Sequence[Any]) -> Snapshot:
+    """A snapshot as the journal keeps it. Raises TypeError or ValueError."""
+    snapshot = Snapshot(*data)
+    return snapshot._replace(
+        master=None if snapshot.master is None else worker_from_json(snapshot.master),
+        workers=tuple(worker_from_json(worker) for worker in snapshot.workers),
+    )
+
+
+def worker_from_json(data: Sequence[Any]) -> Worker:
+    worker = Worker(*data)
+    return worker._replace(id=WorkerId(*worker.id))
+
+
+def news(data: Sequence[Any]) -> News:
+    """News as the journal keeps them. Raises TypeError, ValueError or IndexError."""
+    item = News(*data)
+    return item._replace(
+        worker=None if item.worker is None else worker_from_json(item.worker),
+        verdicts=tuple(Verdict(*verdict) for verdict in item.verdicts),
+        series=tuple((point[0], point[1]) for point in item.series),
+    )
+
+
+# -- status --json -----------------------------------------------------------------------
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """VERDICT of the public shapes."""
+    return {name: getattr(verdict, name) for name in Verdict._fields}
+
+
+def worker_json(
+    worker: Worker,
+    at: float,
+    verdicts: Iterable[Verdict] = (),
+    limit: int | None = None,
+    headroom: int | None = None,
+    trend: detectors.Trend | None = None,
+    hours: float | None = None,
+) -> dict[str, Any]:
+    """WORKER of the public shapes. `at`: when it was seen."""
+    return {
+        "pid": worker.id.pid,
+        "id": str(worker.id),
+        "start": at - worker.age if worker.age is not None else None,
+        "age": worker.age,
+        "rss": worker.rss,
+        "anon": worker.anon,
+        "pss": worker.pss,
+        "uss": worker.uss,
+        "swap": worker.swap,
+        "measured_at": worker.measured_at,
+        "cpu": worker.cpu,
+        "fds": worker.fds,
+        "threads": worker.threads,
+        "requests": worker.requests,
+        "limit": limit,
+        "headroom": headroom,
+        "verdicts": [verdict_json(verdict) for verdict in verdicts],
+        "trend": None if trend is None else trend._asdict(),
+        "hours_to_limit": hours,
+    }
+
+
+def program_json(
+    snapshot: Snapshot,
+    seen: Mapping[str, Any],
+    options: Options,
+    past: detectors.Past | None = None,
+) -> dict[str, Any]:
+    """One program of `status --json`. `seen`: what Watch.view gave; `past`: for the trends."""
+    verdicts: dict[WorkerId | None, list[Verdict]] = {
+        WorkerId(*id) if id else None: [Verdict(*verdict) for verdict in opinions]
+        for id, opinions in seen["verdicts"]
+    }
+    limit = options.limit.of(snapshot.available) if options.limit else None
+    total_limit = options.total_limit.of(snapshot.available) if options.total_limit else None
+
+    def shape(worker: Worker) -> dict[str, Any]:
+        return worker_json(
+            worker,
+            snapshot.at,
+            verdicts.get(worker.id, ()),
+            limit,
+            detectors.headroom(options, snapshot, worker),
+            detectors.trend(past, worker.id) if past else None,
+            detectors.hours_to_limit(options, snapshot, past, worker) if past else None,
+        )
+
+    used, of, period = seen["budget"]
+    running = bool(snapshot.workers or snapshot.master)
+    return {
+        "namespec": snapshot.namespec,
+        "state": snapshot.state,
+        "mode": seen["mode"],
+        "kind": snapshot.kind,
+        "master": shape(snapshot.master) if snapshot.master else None,
+        "workers": [shape(worker) for worker in snapshot.workers],
+        "verdicts": [verdict_json(verdict) for verdict in verdicts.get(None, ())],
+        "total": detectors.total(snapshot) if running else None,
+        "total_limit": total_limit,
+        "available": snapshot.available,
+        "held": [
+            {"code": code, "text": text, "until": until} for code, text, until in seen["held"]
+        ],
+        "action": seen["action"],
+        "last_action": seen["last_action"],
+        "budget": {"used": used, "of": of, "period": period},
+    }
+
+
+# -- words -------------------------------------------------------------------------------
+
+
+def promise(options: Options) -> str:
+    """What will be done with a program, said at start."""
+    if options.mode == "observe":
+        doing = "watching only (mode = observe)"
+    else:
+        doing = f"acting: {', then '.join(options.actions)}"
+    parts = [doing]
+    for name, ceiling in (("limit", options.limit), ("total limit", options.total_limit)):
+        if ceiling is not None:
+            parts.append(f"{name} {ceiling_words(ceiling.bytes, ceiling.share)}")
+    parts.append(
+        f"verdicts after a warm-up of {units.time(options.warmup)}, confirmed for "
+        f"{units.time(options.confirm)}"
+    )
+    if options.mode == "act":
+        parts.append(
+            f"at most {options.budget.count} actions in {units.time(options.budget.period)}, "
+            f"{units.time(options.cooldown)} apart"
+        )
+    return "; ".join(parts)
+
+
+def ceiling_words(size: int | None, share: float | None) -> str:
+    return units.size(size) if share is None else f"{share:.0%} of what is available"
+
+
+def graceful_timeout(command: str) -> float | None:
+    """The value of gunicorn's --graceful-timeout in a command line, in seconds."""
+    _, found, rest = command.partition("--graceful-timeout")
+    word = rest.lstrip("= ").split()[:1]
+    if not found or not word or not word[0].isdigit():
+        return None
+    return float(word[0])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns set under each other; the first is flush left, figures are flush right."""
+    lines = [list(head), *[list(row) for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    out = []
+    for line in lines:
+        cells = [
+            cell.ljust(width) if i in (0, len(head) - 1) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        out.append("  ".join(cells).rstrip())
+    return "\n".join(out)
+
+
+def status_text(document: Mapping[str, Any]) -> str:
+    """`memwatch status` as people read it."""
+    listener = document["listener"]
+    out = []
+    if listener is None:
+        out.append("the listener has not ticked yet")
+    else:
+        ago = document["time"] - listener["last_tick"] if listener["last_tick"] else None
+        out.append(
+            f"listener {listener['pid']}: last tick {units.time(ago)} ago, "
+            f"{listener['ticks']} ticks, RSS {units.size(listener['rss'])}, "
+            f"{listener['cpu_seconds']:.1f} s of CPU, {listener['events_dropped']} events dropped"
+        )
+    for program in document["programs"]:
+        out += ["", *_program_lines(program)]
+    return "\n".join(out)
+
+
+def _program_lines(program: Mapping[str, Any]) -> list[str]:
+    name = units.printable(program["namespec"])
+    total = units.size(program["total"])
+    limit = f" of {units.size(program['total_limit'])}" if program["total_limit"] else ""
+    budget = program["budget"]
+    lines = [
+        f"{name}: {program['state']}, {program['kind']}, {program['mode']}, {total}{limit}, "
+        f"budget {budget['used']} of {budget['of']} used"
+    ]
+    people = [("worker", worker) for worker in program["workers"]]
+    if program["master"]:
+        people.insert(0, ("master", program["master"]))
+    if people:
+        head = ["  ", "PID", "AGE", "RSS", "ANON", "PSS", "USS", "SWAP", "CPU", "FDS", "TREND"]
+        rows = [
+            [
+                f"  {role}",
+                str(worker["pid"]),
+                units.time(worker["age"]),
+                *(units.size(worker[key]) for key in ("rss", "anon", "pss", "uss", "swap")),
+                units.time(worker["cpu"]),
+                "?" if worker["fds"] is None else str(worker["fds"]),
+                trend_words(worker["trend"]),
+                verdict_words(worker["verdicts"]),
+            ]
+            for role, worker in people
+        ]
+        lines.append(table([*head, "VERDICT"], rows))
+    lines += [f"  program: {v['kind']}: {v['why']}" for v in program["verdicts"]]
+    if program["action"]:
+        action = program["action"]
+        whom = f" worker {action['pid']}" if action["action"] == "recycle" else ""
+        lines.append(f"  now: {action['action']}{whom}, {action['step']}: {action['why']}")
+    lines += [f"  held: {held['text']}" for held in program["held"]]
+    if program["last_action"]:
+        last = program["last_action"]
+        lines.append(f"  last: {last['action']} {last['result']}: {last['text']}")
+    return lines
+
+
+def trend_words(trend: Mapping[str, float] | None) -> str:
+    return "" if trend is None else units.rate(trend["bytes_per_hour"] / 3600)
+
+
+def verdict_words(verdicts: Iterable[Mapping[str, Any]]) -> str:
+    """The verdicts that were told; else what there is, in one word."""
+    found = list(verdicts)
+    told = [f"{verdict['kind']}: {verdict['why']}" for verdict in found if verdict["told"]]
+    return "; ".join(told) or ", ".join(verdict["kind"] for verdict in found)

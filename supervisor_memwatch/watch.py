@@ -1,0 +1,550 @@
+"""One program under watch: the pure half of a tick.
+
+`Watch.look` takes a snapshot and gives what follows from it: verdicts, what is to be
+written down and told, the commands of the procedure in progress, and the action this
+program would like to begin. Whether it may is settled for all programs of the host by
+policy.choose; then `begin` makes the plan, the shell writes it down, and `launch` gives
+its first commands. All memory is in fields that `dump` and `load` carry through the
+journal.
+
+No clock and no I/O: time is `Snapshot.at`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from . import detectors, policy, procedures, units
+from .model import (
+    FD_GROWTH,
+    RUNNING,
+    Command,
+    Decision,
+    Entry,
+    Held,
+    News,
+    Outcome,
+    Snapshot,
+    Verdict,
+    Worker,
+    WorkerId,
+)
+from .options import Options
+
+# Ends of workers that we did not cause, within so many seconds of each other, are one action
+# of somebody's (a reload ends them all).
+ONE_ACTION = 60.0
+# The number of workers that is the program's normal one has stood so long.
+STEADY = 60.0
+# The same refusal is said again after so long.
+SAID = 3600.0
+# Refusals that pass by themselves or are somebody's will: logged, shown, not sent as news.
+QUIET = frozenset(
+    {"observe", "in_action", "cooldown", "window", "paused", "max_programs_at_once", "leaving"}
+)
+
+Key = tuple[WorkerId | None, str]
+
+
+class Seen(NamedTuple):
+    """What follows from a look."""
+
+    verdicts: dict[WorkerId | None, tuple[Verdict, ...]]
+    entries: tuple[Entry, ...] = ()
+    news: tuple[News, ...] = ()
+    commands: tuple[Command, ...] = ()
+    decision: Decision | None = None
+    changed: bool = False  # the procedure moved: write it down
+
+
+class Watch:
+    """What is known of one program, and what follows from the next snapshot of it."""
+
+    def __init__(self, namespec: str, options: Options, plain_restart: bool = False) -> None:
+        self.namespec = namespec
+        self.options = options
+        self.plain_restart = plain_restart
+        self.past = detectors.Past()
+        self.procedure: procedures.Procedure | None = None
+        self.held: tuple[Held, ...] = ()
+        self.paused_until: float | None = None
+        self.rung = 0
+        self.actions: list[float] = []  # when actions took place, ours and others'
+        self.ended: float | None = None  # when our last one ended
+        self.last_action: dict[str, Any] | None = None
+        self.leaving: dict[WorkerId, float] = {}
+        self.expected = 0
+        self._count: tuple[int, float] = (0, 0.0)
+        self._told: dict[Key, float] = {}
+        self._said: dict[str, float] = {}
+        self._last: Snapshot | None = None
+        self._other_at: float | None = None
+        # Whom the action under way is about, for its news; a listener that resumes it has none.
+        self._subject: tuple[Worker | None, tuple[Verdict, ...]] = (None, ())
+
+    # -- a look ------------------------------------------------------------------------
+
+    def look(self, snapshot: Snapshot, *, state_known: bool = True, durable: bool = True) -> Seen:
+        """Everything that follows from one snapshot; nothing is done yet."""
+        entries = self._note_changes(snapshot)
+        verdicts: dict[WorkerId | None, tuple[Verdict, ...]] = {}
+        if snapshot.state == RUNNING:
+            detectors.remember(self.options, self.past, snapshot)
+            verdicts = detectors.examine(self.options, snapshot, self.past)
+        told, news = self._tell(verdicts, snapshot)
+        entries += told
+        commands: tuple[Command, ...] = ()
+        before = self.procedure
+        if before is not None:
+            step = procedures.step(
+                before,
+                snapshot,
+                self.options.grace if self.options.grace is not None else 35.0,
+                self.options.kill,
+                self._size_now(before, snapshot),
+            )
+            commands = step.commands
+            moved, told_news = self._moved(step, snapshot)
+            entries += moved
+            news += told_news
+        decision = None
+        if self.procedure is not None:
+            self.held = ()
+        else:
+            decision, held, news_of_held = self._decide(verdicts, snapshot, state_known, durable)
+            entries += held
+            news += news_of_held
+        self._last = snapshot
+        return Seen(
+            verdicts,
+            tuple(entries),
+            tuple(news),
+            commands,
+            decision,
+            changed=self.procedure is not before,
+        )
+
+    def _decide(
+        self,
+        verdicts: dict[WorkerId | None, tuple[Verdict, ...]],
+        snapshot: Snapshot,
+        state_known: bool,
+        durable: bool,
+    ) -> tuple[Decision | None, list[Entry], list[News]]:
+        """The action this program would begin, and what is to be said of those it may not."""
+        hours = {}
+        for id, opinions in verdicts.items():
+            worker = _worker(snapshot, id)
+            if worker is not None and any(verdict.act for verdict in opinions):
+                left = detectors.hours_to_limit(self.options, snapshot, self.past, worker)
+                if left is not None:
+                    hours[worker.id] = left
+        situation = self._situation(snapshot, state_known, durable)
+        decision, refused = policy.decide(verdicts, situation, hours)
+        self.held = tuple(dict.fromkeys(reason for _, reason in refused))
+        entries: list[Entry] = []
+        news: list[News] = []
+        for wanted, reason in refused:
+            said, sent = self.hold(wanted, reason, snapshot)
+            entries += said
+            news += sent
+        return decision, entries, news
+
+    def wants(self) -> tuple[WorkerId, ...]:
+        """Whose exact size could change something at the next look, most important first."""
+        if self._last is None or self._last.state != RUNNING:
+            return ()
+        wanted = list(detectors.wants(self.options, self._last, self.past))
+        if self.procedure is not None and self.procedure.step == "settling":
+            new = procedures.newcomer(self.procedure, self._last)
+            wanted[:0] = [new] if new is not None else []
+        return tuple(dict.fromkeys(wanted))
+
+    def workers(self) -> tuple[Worker, ...]:
+        """Those of the last look."""
+        return self._last.workers if self._last is not None else ()
+
+    @property
+    def told_count(self) -> int:
+        """How many verdicts stand."""
+        return len(self._told)
+
+    # -- an action ---------------------------------------------------------------------
+
+    def objections(
+        self, decision: Decision, snapshot: Snapshot, state_known: bool, durable: bool
+    ) -> tuple[Held, ...]:
+        """What forbids an action that somebody asked for."""
+        return policy.objections(decision, self._situation(snapshot, state_known, durable))
+
+    def begin(self, decision: Decision) -> list[Entry]:
+        """Make the plan. The shell writes it down before it calls `launch`."""
+        snapshot = self._last
+        assert snapshot is not None and self.procedure is None
+        self.procedure = procedures.begin(decision, snapshot, self._size(decision, snapshot))
+        self.actions.append(snapshot.at)
+        told = (decision.verdict,) if decision.verdict else ()
+        self._subject = (_worker(snapshot, decision.target), told)
+        who = self._who(decision.target, snapshot) if decision.action == "recycle" else "program"
+        why = self.procedure.why
+        doing = {"recycle": "recycling", "reload": "reloading", "restart": "restarting"}
+        kind = f"{decision.verdict.kind}, " if decision.verdict else ""
+        text = f"{who}: {kind}{why}; {doing[decision.action]}"
+        cost = {
+            "reload": " (HUP to the master; without preload nothing is served while it imports)",
+            "restart": " (Supervisor's stop and start: the port is closed meanwhile)",
+        }.get(decision.action, "")
+        return [
+            self._entry(
+                snapshot.at, "intent", text + cost, {"procedure": self.procedure.id, "why": why}
+            )
+        ]
+
+    def launch(self) -> tuple[Command, ...]:
+        """The plan is written down: its first commands."""
+        assert self.procedure is not None
+        step = procedures.first_commands(self.procedure)
+        self.procedure = step.procedure
+        if self.procedure.action == "recycle" and self.procedure.target is not None:
+            self.leaving[self.procedure.target] = self.procedure.begun
+        return step.commands
+
+    def failed(self, command: Command, error: str, gone: bool = False) -> Seen:
+        """A command of the procedure could not be carried out."""
+        assert self.procedure is not None and self._last is not None
+        if command.target is not None:
+            self.leaving.pop(command.target, None)
+        step = procedures.failed(self.procedure, command, error, gone)
+        entries, news = self._moved(step, self._last)
+        text = f"{command.signal or command.do} failed: {error}"
+        entries.insert(0, self._entry(self._last.at, "step", text, level="WARN"))
+        return Seen({}, tuple(entries), tuple(news), changed=True)
+
+    def _moved(self, step: procedures.Step, snapshot: Snapshot) -> tuple[list[Entry], list[News]]:
+        """The procedure took a step, or ended."""
+        before, after, at = self.procedure, step.procedure, snapshot.at
+        assert before is not None
+        if step.outcome is None:
+            self.procedure = after
+            if after.step == before.step and after.attempts == before.attempts:
+                return [], []
+            text = f"{after.action}: {after.step}" + (
+                f" ({after.trouble})" if after.trouble else ""
+            )
+            entries = [self._entry(at, "step", text, {"procedure": after.id, "step": after.step})]
+            if after.attempts > 1:
+                entries[0] = entries[0]._replace(level="WARN")
+                if after.attempts == 2:
+                    summary = f"{self.namespec}: it does not start: {after.trouble}; trying on"
+                    return entries, [self._news("failed", at, summary, action=after.action)]
+            return entries, []
+        return self._over(after, step.outcome, snapshot)
+
+    def _over(
+        self, procedure: procedures.Procedure, outcome: Outcome, snapshot: Snapshot
+    ) -> tuple[list[Entry], list[News]]:
+        at = snapshot.at
+        self.procedure = None
+        self.ended = at
+        if outcome.result == "ineffective":
+            self.rung += 1
+        elif outcome.result == "done":
+            self.rung = 0
+        self.last_action = {
+            "id": procedure.id,
+            "action": procedure.action,
+            "kind": procedure.kind,
+            "pid": procedure.target.pid if procedure.target else None,
+            "why": procedure.why,
+            "by": procedure.by,
+            "begun": procedure.begun,
+            "ended": at,
+            "result": outcome.result,
+            "text": outcome.text,
+            "freed_bytes": outcome.freed,
+        }
+        level = "INFO" if outcome.result in ("done", "overtaken") else "WARN"
+        text = f"{procedure.action} {outcome.result}: {outcome.text}"
+        data = {"procedure": procedure.id, "result": outcome.result, "freed_bytes": outcome.freed}
+        entries = [self._entry(at, "outcome", text, data, level)]
+        what = {"done": "acted", "overtaken": None}.get(outcome.result, "failed")
+        news = []
+        if what is not None:
+            news.append(
+                self._news(
+                    what,
+                    at,
+                    f"{self.namespec}: {procedure.kind}: {procedure.why}; {text}",
+                    target=procedure.target,
+                    subject=self._subject,
+                    action=procedure.action,
+                    outcome=outcome.result,
+                    freed=outcome.freed,
+                )
+            )
+        if outcome.result == "ineffective" and self.rung >= len(self.options.actions):
+            ladder = ", ".join(self.options.actions)
+            summary = f"{self.namespec}: gave up: {ladder} proved ineffective; {outcome.text}"
+            entries.append(self._entry(at, "gave_up", summary, level="ERROR"))
+            news.append(self._news("gave_up", at, summary, action=procedure.action))
+        return entries, news
+
+    # -- what others did ---------------------------------------------------------------
+
+    def _note_changes(self, snapshot: Snapshot) -> list[Entry]:
+        """Compare with the look before: who came, who went, and whether that was ours."""
+        entries: list[Entry] = []
+        last, at = self._last, snapshot.at
+        here = {worker.id for worker in snapshot.workers}
+        asked_to_leave = set(self.leaving)
+        self.leaving = {id: asked for id, asked in self.leaving.items() if id in here}
+        self._note_count(snapshot)
+        if last is None:
+            return entries
+        restarted = snapshot.pid != last.pid and snapshot.pid != 0 and last.pid != 0
+        ours = self.procedure is not None and self.procedure.action != "recycle"
+        if restarted and not ours:
+            text = f"restarted by others: pid {last.pid} -> {snapshot.pid}"
+            entries.append(self._entry(at, "seen", text))
+            self.rung = 0
+            self._count_other(at)
+        elif snapshot.state != last.state and not ours:
+            text = f"Supervisor: {last.state} -> {snapshot.state}"
+            entries.append(self._entry(at, "seen", text))
+        if snapshot.kind != "gunicorn" or snapshot.pid != last.pid or ours:
+            return entries
+        oom = (snapshot.oom_kills or 0) - (last.oom_kills or snapshot.oom_kills or 0)
+        for worker in last.workers:
+            if worker.id in here or worker.id in asked_to_leave:
+                continue
+            cause = "ended, not by us (max_requests, a reload or a crash)"
+            if oom > 0:
+                cause = f"ended while the kernel's OOM counter rose by {oom}"
+            size, name = detectors.measure(self.options, worker, last.at)
+            text = f"worker {worker.id.pid}: {cause}; it held {name} {units.size(size)}"
+            entries.append(
+                self._entry(
+                    at,
+                    "seen",
+                    text,
+                    {"pid": worker.id.pid, "oom": oom > 0},
+                    "WARN" if oom > 0 else "INFO",
+                )
+            )
+            self._count_other(at)
+        return entries
+
+    def _count_other(self, at: float) -> None:
+        if self._other_at is None or at - self._other_at > ONE_ACTION:
+            self.actions.append(at)
+        self._other_at = at
+
+    def _note_count(self, snapshot: Snapshot) -> None:
+        """The number of workers the program has when all is well."""
+        count = len(snapshot.workers)
+        if snapshot.state != RUNNING or self.procedure is not None:
+            return
+        if count != self._count[0]:
+            self._count = (count, snapshot.at)
+        if count > self.expected or snapshot.at - self._count[1] >= STEADY:
+            self.expected = count
+
+    # -- telling -----------------------------------------------------------------------
+
+    def _tell(
+        self, verdicts: dict[WorkerId | None, tuple[Verdict, ...]], snapshot: Snapshot
+    ) -> tuple[list[Entry], list[News]]:
+        """Each told verdict once when it begins; the return to health once when all are over."""
+        now: dict[Key, Verdict] = {
+            (id, verdict.kind): verdict
+            for id, opinions in verdicts.items()
+            for verdict in opinions
+            if verdict.told
+        }
+        entries: list[Entry] = []
+        news: list[News] = []
+        at = snapshot.at
+        for (id, kind), verdict in now.items():
+            if (id, kind) in self._told:
+                continue
+            self._told[id, kind] = at
+            text = f"{self._who(id, snapshot)}: {kind}: {verdict.why}"
+            data = {"pid": id.pid if id else None, "verdict": kind}
+            entries.append(self._entry(at, "suspected", text, data))
+            news.append(
+                self._news(
+                    "suspected",
+                    at,
+                    f"{self.namespec} {text}",
+                    target=id,
+                    subject=(_worker(snapshot, id), (verdict,)),
+                )
+            )
+        over = [key for key in self._told if key not in now]
+        if over and not now and self.procedure is None and snapshot.state == RUNNING:
+            self._told.clear()
+            held = units.size(detectors.total(snapshot))
+            summary = f"{self.namespec}: nothing stands out any more; the program holds {held}"
+            entries.append(self._entry(at, "recovered", f"recovered; the program holds {held}"))
+            news.append(self._news("recovered", at, summary))
+        elif now:
+            for key in over:
+                del self._told[key]
+        return entries, news
+
+    def hold(
+        self, decision: Decision, reason: Held, snapshot: Snapshot | None = None
+    ) -> tuple[list[Entry], list[News]]:
+        """Say a refusal, once an hour at most for the same target, kind and reason."""
+        snapshot = snapshot or self._last
+        assert snapshot is not None
+        if reason not in self.held:
+            self.held += (reason,)
+        kind = decision.verdict.kind if decision.verdict else "request"
+        key = f"{decision.target} {kind} {reason.code}"
+        at = snapshot.at
+        self._said = {k: said for k, said in self._said.items() if at - said < SAID}
+        if key in self._said or reason.code == "in_action":
+            return [], []
+        self._said[key] = at
+        who = self._who(decision.target, snapshot)
+        text = f"{who}: {kind}: {decision.action} held: {reason.text}"
+        entries = [self._entry(at, "held", text, {"code": reason.code})]
+        if reason.code in QUIET or (reason.code == "gave_up"):
+            return entries, []
+        return entries, [self._news("held", at, f"{self.namespec} {text}", target=decision.target)]
+
+    # -- details -----------------------------------------------------------------------
+
+    def _situation(self, snapshot: Snapshot, state_known: bool, durable: bool) -> policy.Situation:
+        period = self.options.budget.period
+        self.actions = [at for at in self.actions if at > snapshot.at - period]
+        return policy.Situation(
+            options=self.options,
+            snapshot=snapshot,
+            plain_restart=self.plain_restart,
+            state_known=state_known,
+            durable=durable,
+            paused_until=self.paused_until,
+            in_action=self.procedure.action if self.procedure else None,
+            leaving=tuple(self.leaving),
+            expected=self.expected,
+            rung=self.rung,
+            actions=tuple(self.actions),
+            ended=self.ended,
+        )
+
+    def _size(self, decision: Decision, snapshot: Snapshot) -> int:
+        """What is held before: by the worker of a recycle, else by the program."""
+        worker = _worker(snapshot, decision.target)
+        if decision.action == "recycle" and worker is not None:
+            if decision.verdict and decision.verdict.kind == FD_GROWTH:
+                return worker.fds or 0
+            return detectors.measure(self.options, worker, snapshot.at)[0]
+        return detectors.total(snapshot)
+
+    def _size_now(self, procedure: procedures.Procedure, snapshot: Snapshot) -> int | None:
+        if procedure.action != "recycle":
+            return detectors.total(snapshot) if snapshot.workers else None
+        worker = _worker(snapshot, procedures.newcomer(procedure, snapshot))
+        if worker is None:
+            return None
+        if procedure.kind == FD_GROWTH:
+            return worker.fds
+        return detectors.measure(self.options, worker, snapshot.at)[0]
+
+    def _who(self, id: WorkerId | None, snapshot: Snapshot) -> str:
+        if id is None or snapshot.kind == "plain":
+            return "program"
+        if snapshot.master is not None and snapshot.master.id == id:
+            return f"master {id.pid}"
+        return f"worker {id.pid}"
+
+    def _entry(
+        self,
+        at: float,
+        kind: str,
+        text: str,
+        data: dict[str, Any] | None = None,
+        level: str = "INFO",
+    ) -> Entry:
+        return Entry(at, self.namespec, kind, text, data or {}, level)
+
+    def _news(
+        self,
+        what: str,
+        at: float,
+        summary: str,
+        target: WorkerId | None = None,
+        subject: tuple[Worker | None, tuple[Verdict, ...]] | None = None,
+        action: str | None = None,
+        outcome: str | None = None,
+        freed: int | None = None,
+    ) -> News:
+        worker, told = subject or (_worker(self._last, target), ())
+        series = self.past.points(target) if target is not None else ()
+        return News(what, at, self.namespec, summary, worker, told, action, outcome, freed, series)
+
+    # -- through the journal -----------------------------------------------------------
+
+    def view(self, verdicts: policy.Verdicts) -> dict[str, Any]:
+        """What `status` shows beside the snapshot itself; written at every tick, so kept short."""
+        budget, procedure = self.options.budget, self.procedure
+        return {
+            "mode": self.options.mode,
+            "verdicts": [[id, opinions] for id, opinions in verdicts.items() if opinions],
+            "held": [[held.code, held.text, held.until] for held in self.held],
+            "action": procedures.summary(procedure) if procedure is not None else None,
+            "last_action": self.last_action,
+            "budget": [len(self.actions), budget.count, budget.period],
+            "paused_until": self.paused_until,
+        }
+
+    def dump(self) -> dict[str, Any]:
+        """Everything a later `load` needs to give the same verdicts and plans; JSON-able."""
+        return {
+            "past": self.past.dump(),
+            "paused_until": self.paused_until,
+            "rung": self.rung,
+            "actions": self.actions,
+            "ended": self.ended,
+            "last_action": self.last_action,
+            "leaving": [[*id, asked] for id, asked in self.leaving.items()],
+            "expected": self.expected,
+            "count": self._count,
+            "told": [[list(id) if id else None, kind, at] for (id, kind), at in self._told.items()],
+            "said": self._said,
+            "other_at": self._other_at,
+            "pid": self._last.pid if self._last else 0,
+        }
+
+    def load(self, data: dict[str, Any]) -> None:
+        """Restore what `dump` gave. Raises KeyError, TypeError, ValueError on anything else."""
+        past = detectors.Past.load(data["past"])
+        leaving = {WorkerId(pid, start): asked for pid, start, asked in data["leaving"]}
+        told = {(WorkerId(*id) if id else None, kind): at for id, kind, at in data["told"]}
+        count, since = data["count"]
+        self.past, self.leaving, self._told = past, leaving, told
+        self._count = (count, since)
+        self.paused_until = data["paused_until"]
+        self.rung = data["rung"]
+        self.actions = list(data["actions"])
+        self.ended = data["ended"]
+        self.last_action = data["last_action"]
+        self.expected = data["expected"]
+        self._said = dict(data["said"])
+        self._other_at = data["other_at"]
+
+    def resume(self, procedure: procedures.Procedure, at: float) -> None:
+        """Go on with a procedure that another listener began."""
+        self.procedure = procedures.resume(procedure, at)
+        if self.procedure.action == "recycle" and self.procedure.target is not None:
+            self.leaving[self.procedure.target] = self.procedure.begun
+
+
+def _worker(snapshot: Snapshot | None, id: WorkerId | None) -> Worker | None:
+    if snapshot is None or id is None:
+        return None
+    if snapshot.master is not None and snapshot.master.id == id:
+        return snapshot.master
+    return next((worker for worker in snapshot.workers if worker.id == id), None)

@@ -1,0 +1,233 @@
+"""One program under watch, on paper: what is decided, said, held and remembered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from worlds import World
+
+from supervisor_memwatch.model import Command, Entry, News
+from supervisor_memwatch.options import Budget, Ceiling, Options
+from supervisor_memwatch.units import MB
+from supervisor_memwatch.watch import Watch
+
+ACT = Options(mode="act", limit=Ceiling(bytes=200 * MB), total_limit=None)
+
+
+class Host:
+    """A tick for one program: look, begin what is wanted, obey; everything is kept."""
+
+    def __init__(self, world: World, options: Options = ACT, **watch: Any) -> None:
+        self.world = world
+        self.watch = Watch(world.namespec, options, **watch)
+        self.entries: list[Entry] = []
+        self.news: list[News] = []
+        self.commands: list[tuple[float, Command]] = []
+        self.reopen = False
+
+    def tick(self, at: float) -> None:
+        snapshot = self.world.snapshot(at)
+        if self.reopen:
+            self.reopen_journal()
+        seen = self.watch.look(snapshot)
+        self.entries += seen.entries
+        self.news += seen.news
+        self._obey(seen.commands, at)
+        if seen.decision is not None:
+            self.entries += self.watch.begin(seen.decision)
+            self._obey(self.watch.launch(), at)
+
+    def reopen_journal(self) -> None:
+        """A listener that ended well and the next one, between two ticks."""
+        again = Watch(self.watch.namespec, self.watch.options, self.watch.plain_restart)
+        again.load(json.loads(json.dumps(self.watch.dump())))
+        again.procedure = self.watch.procedure
+        self.watch = again
+
+    def _obey(self, commands: tuple[Command, ...], at: float) -> None:
+        self.commands += [(at, command) for command in commands]
+        self.world.obey(commands)
+
+    def run(self, seconds: float, step: float = 5.0) -> Host:
+        at = self.world.now
+        end = at + seconds
+        while at < end:
+            at += step if self.watch.procedure is None else 1.0
+            self.tick(at)
+        return self
+
+    def kinds(self, kind: str) -> list[str]:
+        return [entry.text for entry in self.entries if entry.kind == kind]
+
+    def told(self) -> list[str]:
+        return [item.what for item in self.news]
+
+
+def test_a_leaking_worker_is_recycled_once_and_its_siblings_are_not() -> None:
+    """From the first drift to the memory back: suspected, acted, recovered."""
+    world = World(count=3, leaking=1, leak=0.2)
+    leaker, *siblings = [proc.id for proc in world.procs]
+    host = Host(world).run(1800)
+    signals = [(command.signal, command.target) for _, command in host.commands]
+    assert signals == [("TERM", leaker)]
+    assert {proc.id for proc in world.procs} >= set(siblings)
+    assert host.told() == ["suspected", "acted", "recovered"]
+    assert host.watch.last_action is not None and host.watch.last_action["result"] == "done"
+
+
+def test_observe_decides_the_same_and_touches_nothing() -> None:
+    """The refusal is a value with its reason."""
+    world = World(count=3, leaking=1, leak=0.2)
+    host = Host(world, replace(ACT, mode="observe")).run(1200)
+    assert host.commands == []
+    assert any("observe" in text for text in host.kinds("held"))
+    assert [held.code for held in host.watch.held] == ["observe"]
+
+
+def test_a_healthy_program_is_left_alone_for_a_day() -> None:
+    """No news, no command, no line."""
+    host = Host(World(count=4)).run(86400, step=60.0)
+    assert host.commands == [] and host.news == [] and host.entries == []
+
+
+def test_the_budget_is_said_once_and_holds() -> None:
+    """Fresh workers that leak at once are recycled `budget` times an hour, no more."""
+    world = World(count=2, leaking=2, leak=0.5, fresh_leaks=True)
+    options = replace(ACT, budget=Budget(2, 3600.0), cooldown=0.0, warmup=10.0, confirm=10.0)
+    host = Host(world, options).run(3600)
+    assert len(host.commands) == 2
+    assert host.told().count("held") >= 1
+    assert any("allowed" in text for text in host.kinds("held"))
+
+
+def test_the_cooldown_separates_two_actions() -> None:
+    """Two leaking workers: the second one waits."""
+    world = World(count=3, leaking=2, leak=0.1)
+    host = Host(world, replace(ACT, cooldown=600.0)).run(3600)
+    first, second = [at for at, command in host.commands if command.signal == "TERM"][:2]
+    assert second - first >= 600.0
+
+
+def test_the_ladder_climbs_only_after_a_rung_proved_ineffective() -> None:
+    """A replacement as big as the one before: recycle, reload, restart, give up."""
+    world = World(count=2, fresh_base=300.0)
+    for proc in world.procs:
+        proc.base = 300.0
+    options = replace(
+        ACT, actions=("recycle", "reload", "restart"), cooldown=1.0, budget=Budget(99, 3600.0)
+    )
+    host = Host(world, options).run(3600)
+    did = [command.signal or command.do for _, command in host.commands]
+    assert did == ["TERM", "HUP", "stop", "start"]
+    assert "gave_up" in host.told()
+    assert [held.code for held in host.watch.held][0] == "gave_up"
+
+
+def test_a_worker_is_not_recycled_while_another_is_missing() -> None:
+    """Siblings that do not serve count as away."""
+    world = World(count=3, leaking=1, leak=0.2, boots=False)
+    host = Host(world)
+    host.run(60)
+    world.procs[1].born = world.now  # a sibling was replaced and never becomes ready
+    host.run(1500)
+    assert host.commands == []
+    assert any(held.code == "max_unavailable" for held in host.watch.held)
+
+
+def test_a_single_worker_may_be_recycled() -> None:
+    """workers - max_unavailable is zero."""
+    world = World(count=1, leaking=1, leak=0.2)
+    assert len(Host(world).run(1500).commands) == 1
+
+
+def test_ends_of_workers_that_others_caused_count_as_actions() -> None:
+    """A reload by somebody: each end is noted, all of them are one action."""
+    world = World(count=3)
+    host = Host(world).run(300)
+    world.obey([Command("signal", "web", None, "HUP")])
+    host.run(60)
+    assert len(host.kinds("seen")) == 3
+    assert len(host.watch.actions) == 1
+
+
+def test_a_restart_by_others_is_noted() -> None:
+    """Another supervised pid."""
+    world = World(count=2)
+    host = Host(world).run(60)
+    world.pid = 999
+    host.run(10)
+    assert any("restarted by others" in text for text in host.kinds("seen"))
+
+
+def test_a_plain_program_is_restarted_only_where_its_own_section_says_so() -> None:
+    """memmon's job, opted into."""
+    options = replace(ACT, limit=Ceiling(bytes=100 * MB), actions=("restart",))
+    big = World(plain=True)
+    big.procs[0].base = 300.0
+    host = Host(big, options).run(300)
+    assert host.commands == [] and host.watch.held[0].code == "plain"
+    big = World(plain=True, fresh_base=30.0)
+    big.procs[0].base = 300.0
+    host = Host(big, options, plain_restart=True).run(300)
+    assert [command.do for _, command in host.commands] == ["stop", "start"]
+
+
+def test_a_paused_program_is_held_until_the_pause_ends() -> None:
+    """And the pause survives the journal."""
+    world = World(count=2, leaking=1, leak=0.3)
+    host = Host(world)
+    host.watch.paused_until = 1500.0
+    host.reopen = True
+    host.run(1490)
+    assert host.commands == [] and any(held.code == "paused" for held in host.watch.held)
+    host.run(100)
+    assert len(host.commands) == 1
+
+
+def test_a_second_master_holds_everything() -> None:
+    """An upgrade by USR2 is nobody's moment for a recycle."""
+    world = World(count=2, leaking=1, leak=0.3)
+    host = Host(world)
+    snapshot = world.snapshot
+
+    def with_two(at: float) -> Any:
+        return snapshot(at)._replace(masters=2)
+
+    world.snapshot = with_two  # type: ignore[method-assign]
+    host.run(1500)
+    assert host.commands == [] and host.watch.held[0].code == "second_master"
+
+
+def test_a_reopened_journal_gives_the_same_plan() -> None:
+    """Closed and opened at every tick: the same commands at the same instants."""
+    plain = Host(World(count=3, leaking=1, leak=0.2)).run(1500)
+    reopened = Host(World(count=3, leaking=1, leak=0.2))
+    reopened.reopen = True
+    reopened.run(1500)
+    assert reopened.commands == plain.commands and plain.commands
+    assert [e.text for e in reopened.entries if e.kind in ("intent", "outcome")] == [
+        e.text for e in plain.entries if e.kind in ("intent", "outcome")
+    ]
+
+
+def test_a_signal_that_was_refused_ends_the_recycle_with_its_reason() -> None:
+    """Not permitted, or gone: an outcome, and no second attempt within the cooldown."""
+    world = World(count=2, leaking=1, leak=0.2)
+    host = Host(world)
+    while not host.commands:
+        host.tick(world.now + 5)
+    seen = host.watch.failed(host.commands[0][1], "not permitted: run as root")
+    assert host.watch.procedure is None
+    assert [item.what for item in seen.news] == ["failed"]
+    assert not host.watch.leaving
+
+
+def test_a_worker_that_does_not_leave_is_asked_once() -> None:
+    """It drains for hours: the recycle has failed, and the program is held, not hammered."""
+    world = World(count=3, leaking=1, leak=0.2, drain=50_000.0)
+    host = Host(world, replace(ACT, cooldown=60.0, max_unavailable=2)).run(7200)
+    assert len(host.commands) == 1
+    assert host.told()[:2] == ["suspected", "failed"]
+    assert [held.code for held in host.watch.held][0] == "leaving"
