@@ -234,7 +234,7 @@ def _worker(
 def _enough(past: detectors.Past, last: Snapshot) -> bool:
     """Whether each worker was watched long enough for the detectors' first window."""
     lives = [past.lives.get(worker.id) for worker in last.workers]
-    return all(life is not None and life.series.floor(10) is not None for life in lives)
+    return all(life is not None and len(life.series.points()) >= 10 for life in lives)
 
 
 def compare(
@@ -310,7 +310,7 @@ def _text(program: Mapping[str, Any], seconds: float) -> str:
             str(worker["pid"]),
             units.time(worker["age"]),
             *(units.size(worker[key]) for key in ("rss", "pss", "uss", "anon")),
-            units.time(worker["cpu"]),
+            report.cpu_words(worker["cpu"]),
             report.trend_words(worker["trend"]),
             _words(worker, role, program["enough"]),
         ]
@@ -322,7 +322,11 @@ def _text(program: Mapping[str, Any], seconds: float) -> str:
             f"  workers told apart by {program['evidence']} only: as root, or as the program's "
             "user, heartbeat files would make it sure"
         )
-    lines += [f"  worker {c['pid']}: {c['found']}: {c['why']}" for c in program["changes"]]
+    lines += [
+        f"  worker {change['pid']}: {change['found']}: {change['why']}"
+        for change in program["changes"]
+        if change["found"] != "same"
+    ]
     lines.append(_summary(program, seconds))
     return "\n".join(lines)
 

@@ -64,8 +64,8 @@ class Config:
 
     def targets(self) -> tuple[str, ...]:
         """Where news goes, of all sections."""
-        values = (self._common, *self._named.values())
-        return tuple(dict.fromkeys(url for section in values for url in section.get("notify", ())))
+        sections = self._values.values()
+        return tuple(dict.fromkeys(url for values in sections for url in values.get("notify", ())))
 
     def unmatched(self, programs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
         """The NAMEs that match none of these (group, process): perhaps misspelt."""

@@ -266,6 +266,7 @@ class Leak:
 
     kind: str = LEAK
     share: float = 0.25  # of the headroom that growth may eat before it is acted on
+    flat_share: float = 0.5  # the same, of growth that is slowing down
     soon: float = 10 * MINUTE  # a limit nearer than this is acted on
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
 
@@ -338,13 +339,12 @@ class Leak:
         stretch: growth.Stretch,
         confidence: float,
     ) -> Opinion:
-        first, rate = stretch.first, stretch.rate
+        first = stretch.first
         last = life.series.levels[0].lows[-1]
         grown = last - first
         span = life.series.at - stretch.start
-        speed = grown / span if span > 0 else rate
         why = (
-            f"{SIGNALS[life.signal]} {units.rate(speed)} for {units.time(span)} "
+            f"{SIGNALS[life.signal]} {units.rate(grown / span)} for {units.time(span)} "
             f"({units.size(first)} to {units.size(last)})"
         )
         if ceiling is None:
@@ -352,8 +352,10 @@ class Leak:
             return Opinion(grown, bound, confidence, why, grown >= bound, stretch)
         held, name = measure(scene.options, worker, scene.snapshot.at)
         left = ceiling - held
-        bound = self.share * max(left + grown, 0)
-        near = left / rate if rate > 0 else float("inf")
+        flattens = growth.flattens(life.series, stretch.start)
+        bound = (self.flat_share if flattens else self.share) * max(left + grown, 0)
+        pace = growth.pace(life.series, stretch)
+        near = left / pace if pace > 0 else float("inf")
         why += f", {name} {units.size(held)} of {units.size(ceiling)}"
         if 0 < near < 2 * units.DAY:
             why += f" in {units.time(near)}"

@@ -161,6 +161,24 @@ def still(series: Series, stretch: Stretch) -> bool:
     return recent > 0.25 * expected
 
 
+def pace(series: Series, stretch: Stretch) -> float:
+    """How fast it grows now, per second: over the last window as long as the one that showed it."""
+    level, count = series.levels[stretch.level], stretch.buckets
+    return (level.lows[-1] - level.lows[-count]) / (level.ats[-1] - level.ats[-count])
+
+
+def flattens(series: Series, start: float) -> bool:
+    """Has all the growth since `start` been slowing down, as a cache that fills does?"""
+    ratio = 0.0
+    for level in series.levels:
+        count = sum(at >= start for at in level.ats)
+        if count >= SHORT:
+            ratio = _ratio(level, count)
+        if level.ats[0] <= start:
+            break  # coarser ones see no further back
+    return 0 < ratio < BENDING
+
+
 def mann_kendall(points: Sequence[float]) -> float:
     """The Mann-Kendall statistic as a z score, corrected for ties; 0 for no trend."""
     n = len(points)

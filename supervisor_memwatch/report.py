@@ -218,7 +218,7 @@ def _program_lines(program: Mapping[str, Any]) -> list[str]:
                 str(worker["pid"]),
                 units.time(worker["age"]),
                 *(units.size(worker[key]) for key in ("rss", "anon", "pss", "uss", "swap")),
-                units.time(worker["cpu"]),
+                cpu_words(worker["cpu"]),
                 "?" if worker["fds"] is None else str(worker["fds"]),
                 trend_words(worker["trend"]),
                 verdict_words(worker["verdicts"]),
@@ -236,6 +236,11 @@ def _program_lines(program: Mapping[str, Any]) -> list[str]:
         last = program["last_action"]
         lines.append(f"  last: {last['action']} {last['result']}: {last['text']}")
     return lines
+
+
+def cpu_words(seconds: float | None) -> str:
+    """0.4s, 12m 3s."""
+    return f"{seconds:.1f}s" if seconds is not None and seconds < 60 else units.time(seconds)
 
 
 def trend_words(trend: Mapping[str, float] | None) -> str:

@@ -118,6 +118,16 @@ def test_own_options_are_those_of_its_own_sections(tmp_path: Path) -> None:
     assert found.own_options("plain", "plain") == frozenset()
 
 
+def test_the_targets_of_news_are_those_of_all_sections(tmp_path: Path) -> None:
+    """Each once."""
+    found = load(
+        tmp_path,
+        "[memwatch:web]\nnotify = https://b/ https://a/\n[memwatch]\nnotify = https://a/ https://c/\n",
+    )
+    assert sorted(found.targets()) == ["https://a/", "https://b/", "https://c/"]
+    assert load(tmp_path, "").targets() == ()
+
+
 def test_names_that_match_nothing_are_told(tmp_path: Path) -> None:
     """A misspelt NAME is found by the programs that exist; a listener is no program."""
     found = load(tmp_path, NESTED + "[memwatch:sote]\n[memwatch:ear]\n[eventlistener:ear]\n")

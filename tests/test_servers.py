@@ -84,7 +84,6 @@ def test_load_counts_what_failed_and_why() -> None:
         ("leaky:app", "sync", None),
         ("leaky:app", "gthread", "20.1.0"),
         ("leaky_flask:app", "gevent", "23.0.0"),
-        ("leaky_asgi:app", "asgi", "25.3.0"),
         ("leaky_asgi:app", "asgi", None),
         ("leaky_asgi:app", "uvicorn.workers.UvicornWorker", None),
     ],
