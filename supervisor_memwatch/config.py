@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from binascii import crc32  # eight hex digits; hashlib would load OpenSSL's 2 MB for them
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -87,7 +88,7 @@ class Config:
     def journal_path(self) -> str:
         """Where the history is kept, an absolute path; nothing is created."""
         safe = re.sub(r"[^A-Za-z0-9._-]", "_", self.identifier)[:64].lstrip(".-")
-        name = f"{safe or 'supervisor'}-{_digest(self.path)}.sqlite"
+        name = f"{safe or 'supervisor'}-{crc32(os.fsencode(self.path)):08x}.sqlite"
         wanted = self._values[""].get("journal")
         if not wanted:
             return os.path.join(_state_directory(self._user), name)
@@ -233,18 +234,6 @@ def _without_effect(section: str, option: str, setting: Setting, value: Any) -> 
         return []
     what = f"has no effect: {options.NOT_YET[option]}"
     return [str(Problem(setting.file, section, option, _shown(option, setting), what=what))]
-
-
-def _digest(path: str) -> str:
-    """The first 8 hexadecimal digits of the path's SHA-256."""
-    try:  # hashlib would load OpenSSL: 2 MB of the listener's memory, for eight characters
-        try:
-            from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore, no-redef]
-    except ImportError:
-        from hashlib import sha256
-    return str(sha256(os.fsencode(path)).hexdigest())[:8]
 
 
 def _state_directory(user: str | None) -> str:

@@ -18,7 +18,7 @@ WINDOWS = (KEPT // 2, KEPT)  # in buckets, on every level
 SHORT = 6  # buckets that must do where the limit is near
 
 SIGNIFICANT = 3.2  # Mann-Kendall z; chance alone passes it once in 1,400 windows
-BENDING = 0.6  # late growth below this share of the early growth is saturation
+BENDING = 0.66  # late growth below this share of the early growth is saturation
 HALF = 0.5  # of the growth must remain without its largest step
 THIRD = 0.15  # of the growth must be in every third of the stretch
 

@@ -370,9 +370,10 @@ class Listener:
             return
         self.state_known = True
         self.log.trouble("rpc", None)
-        infos = {}
+        infos, pairs = {}, []
         for found in answer:
             group, name = str(found["group"]), str(found["name"])
+            pairs.append((group, name))
             if group == self.own_group or not self.config.watched(group, name):
                 continue
             infos[namespec(group, name)] = Info(
@@ -383,11 +384,10 @@ class Listener:
                 float(found["start"]) or None,
             )
         if infos.keys() != self.infos.keys() or self._matched is None:
-            self._programs_changed(infos, at)
+            self._programs_changed(infos, pairs)
         self.infos = infos
 
-    def _programs_changed(self, infos: dict[str, Info], at: float) -> None:
-        pairs = [(info.group, info.name) for info in infos.values()]
+    def _programs_changed(self, infos: dict[str, Info], pairs: list[tuple[str, str]]) -> None:
         if self._matched is None:
             for name in self.config.unmatched(pairs):
                 self.log.warn(f"[memwatch:{name}] matches no program")

@@ -10,6 +10,7 @@ import string
 import subprocess
 import sys
 import time
+from binascii import crc32
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -574,9 +575,8 @@ def test_the_journal_has_its_place_by_user_and_configuration(
 ) -> None:
     """/var/lib/memwatch for root, else below the passwd home, whatever HOME says."""
     monkeypatch.setenv("HOME", "/nowhere")
-    import hashlib
 
-    digest = hashlib.sha256(str(tmp_path / "supervisord.conf").encode()).hexdigest()[:8]
+    digest = f"{crc32(str(tmp_path / 'supervisord.conf').encode()):08x}"
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert load(tmp_path, "").journal_path() == f"/var/lib/memwatch/supervisor-{digest}.sqlite"
     someone = next(entry for entry in pwd.getpwall() if entry.pw_uid)
