@@ -6,6 +6,7 @@ refused, a check failed); 2 could not (usage, configuration, no journal, no RPC)
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,14 +26,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     arguments = parser().parse_args(argv)
     run: Run = arguments.run
+    # A name that the terminal cannot show is shown escaped, and a recording that is not text
+    # is an error of its lines.
+    _set_errors(sys.stdout, "backslashreplace")
+    _set_errors(sys.stdin, "replace")
     try:
-        return run(arguments)
+        result = run(arguments)
+        # Here and not at the interpreter's end, where nobody could say it in words.
+        sys.stdout.flush()
+        return result
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader of our output has gone (`memwatch status | head`): not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+
+
+def _set_errors(stream: object, errors: str) -> None:
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=errors)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,7 +117,11 @@ def parser() -> argparse.ArgumentParser:
 
 def fail(text: object) -> int:
     """Say on stderr why it could not be done."""
-    print(f"memwatch: {text}", file=sys.stderr)
+    from .units import printable
+
+    # An error may have several lines; what foreign names are in it is made safe all the same.
+    lines = [printable(line, 2000) for line in f"memwatch: {text}".split("\n")]
+    print("\n".join(lines), file=sys.stderr)
     return 2
 
 
@@ -216,14 +233,16 @@ def _status(arguments: argparse.Namespace) -> int:
     from .journal import JournalError
 
     try:
-        document = status.document(configuration(arguments, "status"), arguments.names)
+        found = status.read(configuration(arguments, "status"), arguments.names)
     except (ConfigError, JournalError) as error:
         return fail(error)
     if arguments.json:
-        _print_json(document)
+        _print_json(found.document)
     else:
-        print(report.status_text(document))
-    return status.exit_status(document)
+        print(report.status_text(found.document))
+    if found.silent:
+        fail("the listener is silent: see `supervisorctl status` and its log")
+    return status.exit_status(found)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -268,6 +268,7 @@ class Leak:
     share: float = 0.25  # of the headroom that growth may eat before it is acted on
     flat_share: float = 0.5  # the same, of growth that is slowing down
     soon: float = 10 * MINUTE  # a limit nearer than this is acted on
+    hurry: float = 3.0  # a short stretch will do if the limit is within so many of its length
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
 
     def examine(self, scene: Scene) -> Findings:
@@ -301,7 +302,7 @@ class Leak:
         ceiling: int | None,
         old: growth.Stretch | None,
     ) -> growth.Growth | None:
-        """Growth on the scales that have news, the longest that shows it."""
+        """Growth on the scales that have news, the longest that shows it; a short one in haste."""
         levels = life.closed if old is None else max(life.closed, old.level + 1)
         above = scene.past.plateau if old is None else 0.0
         if ceiling is not None and above > ceiling / 2:
@@ -317,15 +318,17 @@ class Leak:
         if hurry is None:
             return None
         left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
-        window = growth.WINDOWS[0] * scene.options.confirm
-        return hurry if left < 1.5 * window * hurry.rate else None
+        return hurry if left < self.hurry * hurry.span * hurry.rate else None
 
     def _matters(self, scene: Scene, found: growth.Growth) -> bool:
         slowest = scene.options.growth
         return not isinstance(slowest, float) or found.rate >= slowest
 
     def _goes_on(self, life: Life, old: growth.Stretch) -> bool:
-        peak = max(life.series.levels[old.level].lows)
+        levels = life.series.levels
+        if old.level >= len(levels) or len(levels[old.level].lows) < old.buckets:
+            return False  # the signal changed: its history began anew
+        peak = max(levels[old.level].lows)
         if life.series.levels[0].lows[-1] < old.first + (peak - old.first) / 2:
             return False
         return growth.still(life.series, old)
@@ -580,20 +583,21 @@ def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
     for detector in DETECTORS:
         findings = detector.examine(scene)
         if findings:
-            _settle(past, detector.kind, findings)
+            _settle(scene, detector.kind, findings)
     if past.standing:
         _confirm(options, past)
 
 
-def _settle(past: Past, kind: str, findings: Findings) -> None:
+def _settle(scene: Scene, kind: str, findings: Findings) -> None:
+    past = scene.past
     for subject, opinion in findings.items():
         key = (subject, kind)
         standing = past.standing.get(key)
         if opinion is None:
             if standing is not None:
                 del past.standing[key]
-                if standing.told and kind == LEAK and subject is not None:
-                    _learn(past, subject, standing)
+                if kind == LEAK and standing.told and scene.options.growth != "off":
+                    _learn(past, subject, standing.opinion.stretch)
         elif standing is None:
             past.standing[key] = Standing(past.now, opinion)
             past.standing.pop((subject, PLATEAU), None)
@@ -601,13 +605,14 @@ def _settle(past: Past, kind: str, findings: Findings) -> None:
             standing.opinion = opinion
 
 
-def _learn(past: Past, subject: WorkerId, standing: Standing) -> None:
+def _learn(past: Past, subject: Subject, stretch: growth.Stretch | None) -> None:
     """Growth that was told has ended by itself: up to here this program's workers may grow."""
-    life = past.lives[subject]
-    first = standing.opinion.stretch.first if standing.opinion.stretch else 0.0
+    life = past.lives.get(subject) if subject is not None else None
+    if life is None or stretch is None or not life.series.levels:
+        return
     level = life.series.levels[0].lows[-1]
     past.plateau = max(past.plateau, level)
-    why = f"grew {units.size(level - first)} to {units.size(level)}, flat now"
+    why = f"grew {units.size(level - stretch.first)} to {units.size(level)}, flat now"
     past.standing[subject, PLATEAU] = Standing(past.now, Opinion(level, None, 0.8, why))
 
 

@@ -45,6 +45,8 @@ MIGRATIONS = (
     """,
 )
 
+# What goes into memory and back when the file has trouble; entries and samples only come back.
+CARRIED = ("watches", "procedures", "news", "answers", "facts", "latest")
 RETRY = 60.0  # seconds between attempts to get back to the file
 BUSY = 0.25  # seconds to wait for another writer: nothing waits inside a tick
 HALF_KEPT = 86400.0  # samples older than a day are thinned to one in ten minutes
@@ -76,7 +78,7 @@ class Journal:
         try:
             db = self._open_file()
         except (OSError, sqlite3.Error) as error:
-            self.trouble = f"{self.path}: {error}"
+            self.trouble = self._words(error)
             return _prepare(sqlite3.connect(":memory:", isolation_level=None))
         self.trouble = None
         return db
@@ -93,19 +95,24 @@ class Journal:
         db = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
         try:
             return _prepare(db)
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             db.close()
-            if isinstance(error, sqlite3.OperationalError):
+            if not _is_damaged(error) or not self._move_aside(error):
                 raise
-            # Damaged: keep what there is for whoever wants to look, begin anew.
-            aside = f"{self.path}.damaged-{int(time.time())}"
-            os.rename(self.path, aside)
-            for suffix in ("-wal", "-shm"):
-                if os.path.exists(self.path + suffix):
-                    os.rename(self.path + suffix, aside + suffix)
-            self.said = f"{self.path}: {error}; kept as {aside}, a new journal is begun"
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             return _prepare(sqlite3.connect(self.path, timeout=BUSY, isolation_level=None))
+
+    def _move_aside(self, error: sqlite3.Error) -> bool:
+        """Keep a damaged file for whoever wants to look at it, out of the new one's way."""
+        aside = f"{self.path}.damaged-{int(time.time())}"
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                if os.path.exists(self.path + suffix):
+                    os.rename(self.path + suffix, aside + suffix)
+        except OSError:
+            return False
+        self.said = f"{self._words(error)}; kept as {aside}, a new journal is begun"
+        return True
 
     def write(
         self, statements: Iterable[tuple[str, tuple[Any, ...]]], *, sure: bool = False
@@ -130,39 +137,52 @@ class Journal:
         self.trouble = f"{self.path}: {error}"
         self._tried = time.monotonic()
         memory = _prepare(sqlite3.connect(":memory:", isolation_level=None))
-        try:
+        for table in CARRIED:
             # What is remembered must outlive the file's trouble: above all open procedures.
-            for table in ("watches", "procedures", "news", "answers", "facts", "latest"):
+            try:
                 _copy(self._db, memory, table)
-        except sqlite3.Error:
-            pass
+            except sqlite3.Error:
+                continue
         self._db.close()
         self._db = memory
+        if _is_damaged(error) and self._move_aside(error):
+            self._back_to_file()
 
     def _back_to_file(self) -> None:
         memory = self._db
-        db = self._open()
-        if not self.durable:
-            db.close()
+        self._tried = time.monotonic()
+        try:
+            db = self._open_file()
+        except (OSError, sqlite3.Error, JournalError) as error:
+            self.trouble = self._words(error)
             return
         try:
-            for table in ("watches", "procedures", "news", "answers", "facts", "latest", "samples"):
+            # All or nothing: an attempt that fails half-way leaves nothing to be copied twice.
+            db.execute("BEGIN IMMEDIATE")
+            for table in (*CARRIED, "samples"):
                 _copy(memory, db, table)
             _copy(memory, db, "entries", "at, namespec, kind, level, text, data")
+            db.execute("COMMIT")
         except sqlite3.Error as error:
             db.close()
-            self.trouble = f"{self.path}: {error}"
+            self.trouble = self._words(error)
             return
         memory.close()
-        self._db = db
+        self._db, self.trouble = db, None
 
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Read; an unreadable journal reads as empty."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            self.trouble = self.trouble or f"{self.path}: {error}"
+            self._to_memory(error)
             return []
+
+    def _words(self, error: Exception) -> str:
+        if isinstance(error, JournalError):
+            return str(error)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return f"{self.path}: {reason}"
 
     def close(self) -> None:
         try:
@@ -172,6 +192,14 @@ class Journal:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _is_damaged(error: sqlite3.Error) -> bool:
+    """Whether the file itself is broken: neither space nor patience will mend it.
+
+    SQLite's codes for that (CORRUPT, NOTADB) have no class of their own in Python.
+    """
+    return type(error) is sqlite3.DatabaseError
 
 
 def _lock(path: str) -> int:
@@ -186,8 +214,14 @@ def _lock(path: str) -> int:
             f"{path}: another listener (pid {holder}) uses this journal; "
             "two [eventlistener] sections for memwatch? Keep one, or give each its journal"
         ) from None
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    except OSError:
+        os.close(fd)
+        raise
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+    except OSError:
+        pass  # the pid is for the other's error text; the disk may be full
     return fd
 
 
@@ -234,9 +268,7 @@ def _copy(
         return
     names = "" if columns == "*" else f"({columns})"
     marks = ", ".join("?" * len(rows[0]))
-    target.execute("BEGIN IMMEDIATE")
     target.executemany(f"INSERT OR REPLACE INTO {table} {names} VALUES ({marks})", rows)
-    target.execute("COMMIT")
 
 
 # -- what is written: one function a row -------------------------------------------------
@@ -281,6 +313,11 @@ def latest_row(namespec: str, at: float, snapshot: object, view: object) -> Stat
         "INSERT OR REPLACE INTO latest (namespec, at, snapshot, view) VALUES (?, ?, ?, ?)",
         (namespec, at, json.dumps(snapshot), json.dumps(view)),
     )
+
+
+def latest_gone(namespec: str) -> Statement:
+    """No longer a watched program."""
+    return ("DELETE FROM latest WHERE namespec = ?", (namespec,))
 
 
 def sample_row(namespec: str, at: float, workers: object) -> Statement:

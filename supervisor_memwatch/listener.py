@@ -36,7 +36,7 @@ from .model import (
     WorkerId,
 )
 from .notifiers import Notifier
-from .protocol import OK, READY, Event, Events, ProtocolError
+from .protocol import OK, READY, Event, Events, ProtocolError, whole
 from .sampler import Program, Sampler
 from .watch import Seen, Watch
 
@@ -106,6 +106,7 @@ class Listener:
         self.ticks = 0
         self.dropped = 0
         self.last_tick: float | None = None
+        self.period: float | None = None  # of the ticks we are subscribed to
         self._in, self._out = events_in, events_out
         self._events = Events()
         self._serials: deque[str] = deque(maxlen=1000)
@@ -115,6 +116,7 @@ class Listener:
         self._due = dict.fromkeys(("samples", "save", "tidy", "heartbeat"), 0.0)
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
+        self._in_memory = False  # the journal, when it was last asked
         self._news = 0
 
     # -- the protocol ------------------------------------------------------------------
@@ -169,6 +171,7 @@ class Listener:
             return  # delivered twice: another listener of our priority rejected it
         self._serials.append(event.serial)
         if event.name in PERIODS:
+            self.period = min(PERIODS[event.name], self.period or PERIODS[event.name])
             if self._stale(event):
                 self.dropped += 1
             else:
@@ -182,9 +185,9 @@ class Listener:
 
     def _count_dropped(self, event: Event) -> None:
         """A gap in the pool's numbering: Supervisor's buffer for us overflowed."""
-        if not event.poolserial.isdigit():
+        number = whole(event.poolserial)
+        if number is None:
             return
-        number = int(event.poolserial)
         if self._poolserial is not None and number > self._poolserial + 1:
             lost = number - self._poolserial - 1
             self.dropped += lost
@@ -192,11 +195,11 @@ class Listener:
         self._poolserial = max(number, self._poolserial or 0)
 
     def _stale(self, event: Event) -> bool:
-        when = event.fields.get("when", "")
-        if not when.isdigit() or len(when) > 15:
+        when = whole(event.fields.get("when"))
+        if when is None:
             self.log.trouble("when", f"a {event.name} without its time")
             return False
-        return time.time() - int(when) > PERIODS[event.name] + LATE
+        return time.time() - when > PERIODS[event.name] + LATE
 
     # -- begin and end -----------------------------------------------------------------
 
@@ -212,12 +215,17 @@ class Listener:
         self._journal_trouble()
         for key in ("save", "tidy", "heartbeat"):
             self._due[key] = at + (60.0 if key != "heartbeat" else HEARTBEAT_EVERY)
+        self._resume_open(at)
+        self._send_waiting(at)
+
+    def _resume_open(self, at: float) -> None:
+        """Go on with what the journal says was begun and is not ended, by us or before us."""
         rows = self.journal.rows(
             "SELECT id, namespec, state FROM procedures WHERE ended IS NULL ORDER BY begun"
         )
         for id, name, state in rows:
-            self._resume(id, name, state, at)
-        self._send_waiting(at)
+            if name not in self.watches or self.watches[name].procedure is None:
+                self._resume(id, name, state, at)
 
     def _resume(self, id: str, name: str, state: str, at: float) -> None:
         import json
@@ -239,9 +247,15 @@ class Listener:
         self.journal.write(
             [journal.watch_row(name, at, watch.dump()) for name, watch in self.watches.items()]
         )
-        self.notifier.close(2.0)
         self._deliveries()
+        self.notifier.close(2.0)
+        # What was not delivered stays waiting, for the next listener.
+        delivered = [found for found in self.notifier.drain() if found.ok]
+        self.journal.write([journal.news_sent(found.news_id) for found in delivered])
         self.journal.close()
+        signal.set_wakeup_fd(-1)
+        os.close(self._wake_in)
+        os.close(self._wake_out)
         self.log.info("memwatch ends")
 
     # -- the tick ----------------------------------------------------------------------
@@ -276,9 +290,7 @@ class Listener:
         for watch, _, result in seen:
             self._carry_out(watch, result.commands)
         for watch in begun:
-            commands = watch.launch()
-            self.journal.write([_procedure_row(watch)])
-            self._carry_out(watch, commands)
+            self._launch(watch)
 
     def _snapshot(self, watch: Watch, at: float) -> Snapshot:
         info = self.infos.get(watch.namespec)
@@ -335,16 +347,30 @@ class Listener:
         last = watch.last_action
         return [] if last is None else [journal.procedure_end(str(last["id"]), at)]
 
+    def _launch(self, watch: Watch) -> None:
+        """The plan is written down: begin."""
+        commands = watch.launch()
+        durable = self.journal.write([_procedure_row(watch)])
+        if not durable and commands[0].do == "stop":
+            # The guard has seen a journal that could be written; the plan was its first failure.
+            reason = "the journal cannot be written: a stopped program could be forgotten"
+            self._failed(watch, commands[0], reason, called_off=True)
+            return
+        self._carry_out(watch, commands)
+
     def _carry_out(self, watch: Watch, commands: Iterable[Command]) -> None:
         for command in commands:
             error, gone = self._do(command)
             if error is None:
                 continue
-            result = watch.failed(command, error, gone)
-            self._record(result.entries, result.news)
-            self.journal.write(self._procedure_rows(watch, self.clock.at()))
+            self._failed(watch, command, error, gone)
             if watch.procedure is None:
                 return
+
+    def _failed(self, watch: Watch, command: Command, error: str, called_off: bool) -> None:
+        result = watch.failed(command, error, called_off)
+        self._record(result.entries, result.news)
+        self.journal.write(self._procedure_rows(watch, self.clock.at()))
 
     def _do(self, command: Command) -> tuple[str | None, bool]:
         """One command: the reason it failed, and whether the program is unknown by now."""
@@ -383,7 +409,7 @@ class Listener:
                 int(found["pid"]),
                 float(found["start"]) or None,
             )
-        if infos.keys() != self.infos.keys() or self._matched is None:
+        if infos.keys() != self.watches.keys() or self._matched is None:
             self._programs_changed(infos, pairs)
         self.infos = infos
 
@@ -398,6 +424,9 @@ class Listener:
             if self.watches[name].procedure is None:
                 del self.watches[name]
                 self.log.info(f"{name}: no longer a program of Supervisor's")
+        seen = [row[0] for row in self.journal.rows("SELECT namespec FROM latest")]
+        gone = [name for name in seen if name not in infos]
+        self.journal.write([journal.latest_gone(name) for name in gone])
         for name in infos:
             if name not in self.watches:
                 watch = self._watch(name)
@@ -458,7 +487,7 @@ class Listener:
         if info is None or watch is None:
             return
         state = event.name.removeprefix("PROCESS_STATE_")
-        pid = int(fields["pid"]) if fields.get("pid", "").isdigit() else info.pid
+        pid = whole(fields.get("pid")) or info.pid
         if state in DOWN_STATES or state == "BACKOFF":
             pid = 0
         at = self.clock.at()
@@ -486,6 +515,7 @@ class Listener:
             return
         answer, reason = "refused", message.refused
         if not message.refused:
+            self._refresh(at)  # the next TICK may be an hour away
             answer, reason = self._grant(message, at)
         self.journal.write([journal.answer_row(message.id, at, answer, reason)])
         words = f"{message.command} {message.target} by {message.by}: {answer}: {reason}"
@@ -516,9 +546,10 @@ class Listener:
         self, watch: Watch, worker: WorkerId | None, message: messages.Message, at: float
     ) -> tuple[str, str]:
         snapshot = self._snapshot(watch, at)
-        seen = watch.look(snapshot)
+        seen = watch.look(snapshot, state_known=self.state_known, durable=self.journal.durable)
         self._record(seen.entries, seen.news)
         self._write_down([(watch, snapshot, seen)], [], at)
+        self._carry_out(watch, seen.commands)
         if message.command == "recycle" and worker is None:
             if len(snapshot.workers) != 1:
                 return "refused", "name the worker by its pid"
@@ -538,9 +569,7 @@ class Listener:
             return "held", "; ".join(reason.text for reason in held)
         self._record(watch.begin(decision))
         self.journal.write([_procedure_row(watch)], sure=True)
-        commands = watch.launch()
-        self.journal.write([_procedure_row(watch)])
-        self._carry_out(watch, commands)
+        self._launch(watch)
         return "accepted", f"{message.command} has begun"
 
     def _targets(self, target: str) -> tuple[list[Watch], WorkerId | None]:
@@ -616,18 +645,21 @@ class Listener:
         if trouble is not None:
             trouble = f"journal: {trouble}; going on in memory, without restarts"
         self.log.trouble("journal", trouble)
+        if self._in_memory and self.journal.durable:
+            # What a listener before us began could not be read until now.
+            self._resume_open(self.clock.at())
+        self._in_memory = not self.journal.durable
 
     def _facts(self) -> dict[str, Any]:
         usage = os.times()
         return {
-            "version": __version__,
             "pid": os.getpid(),
             "ticks": self.ticks,
             "last_tick": self.last_tick,
             "rss": _own_rss(),
             "cpu_seconds": round(usage.user + usage.system, 3),
             "events_dropped": self.dropped,
-            "config": self.config.path,
+            "period": self.period,
         }
 
     def _now_and_then(self, at: float) -> None:

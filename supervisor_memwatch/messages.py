@@ -10,7 +10,10 @@ import json
 import re
 from dataclasses import dataclass
 
+from .units import printable
+
 COMMANDS = ("pause", "resume", "recycle", "reload", "restart")
+LONGEST = 300  # characters of a target: no namespec is longer
 TOO_OLD = 60.0  # seconds: a message that waited longer was sent into another situation
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
@@ -45,13 +48,17 @@ def read(text: str, now: float) -> Message | None:
     if command not in COMMANDS:
         return Message(id, refused=f"unknown command; valid: {', '.join(COMMANDS)}")
     at = data.get("at")
-    if isinstance(at, bool) or not isinstance(at, int | float) or not abs(now - at) <= TOO_OLD:
+    if isinstance(at, bool) or not isinstance(at, int | float):
+        return Message(id, refused="at has to be a time, in seconds since the epoch")
+    if not now - TOO_OLD <= at <= now + TOO_OLD:
         return Message(id, refused=f"not sent within the last {TOO_OLD:.0f} s")
     target, by, seconds = data.get("target") or "", data.get("by") or "somebody", data.get("for")
     if not isinstance(target, str) or not isinstance(by, str):
         return Message(id, refused="target and by have to be text")
+    if not target.isprintable() or len(target) > LONGEST:
+        return Message(id, refused="target has to be the name of a program or the pid of a worker")
     if seconds is not None and (
         isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9
     ):
         return Message(id, refused="for has to be a number of seconds")
-    return Message(id, command, target, seconds, data.get("force") is True, by[:100])
+    return Message(id, command, target, seconds, data.get("force") is True, printable(by, 100))

@@ -67,34 +67,38 @@ class Life:
         """Add a sample; `closed` then says how many levels got a bucket by it."""
         if worker.swap is not None:
             self.swap = worker.swap
-        value = self._value(worker)
-        if value is None:
-            self.signal = PRIVATE if self.signal == ANON and worker.shared is not None else BOTH
-            self.series, self.second = Series(width), None
-            value = self._value(worker)
-            assert value is not None
-        work = worker.cpu if worker.requests is None else worker.requests
+        anon = worker.anon
+        if anon is not None and self.signal == ANON:  # the quiet tick is this and a comparison
+            value = anon + self.swap
+        else:
+            value = self._other(now, worker, width)
         series = self.series
-        if self.signal == BOTH and worker.uss is not None:
-            if self.second is None:
-                self.second = Series(width)
-            self.second.append(now, worker.uss + self.swap, work or 0.0)
         if now < series.closes:
             if value < series.low:
                 series.low = value
             self.closed = 0
             return
-        self.closed = series.turn(now, value, work or 0.0)
+        work = _work(worker)
+        self.closed = series.turn(now, value, work)
         if worker.fds is not None:
             if self.fds is None:
                 self.fds = Series(width, FD_LEVELS)
-            self.fds.append(now, worker.fds, work or 0.0)
+            self.fds.append(now, worker.fds, work)
 
-    def _value(self, worker: Worker) -> int | None:
+    def _other(self, now: float, worker: Worker, width: float) -> int:
+        """The sample, where anonymous memory is not known all through this life."""
         if self.signal == ANON:
-            return None if worker.anon is None else worker.anon + self.swap
+            self.signal = PRIVATE
+            self.series = Series(width)
         if self.signal == PRIVATE:
-            return None if worker.shared is None else worker.rss - worker.shared + self.swap
+            if worker.shared is not None:
+                return worker.rss - worker.shared + self.swap
+            self.signal = BOTH
+            self.series = Series(width)
+        if worker.uss is not None:
+            if self.second is None:
+                self.second = Series(width)
+            self.second.append(now, worker.uss + self.swap, _work(worker))
         return worker.rss + self.swap
 
     def recent(self) -> Sequence[float]:
@@ -129,6 +133,11 @@ class Life:
         life.second = None if second is None else Series.load(second)
         life.fds = None if fds is None else Series.load(fds)
         return life
+
+
+def _work(worker: Worker) -> float:
+    work = worker.cpu if worker.requests is None else worker.requests
+    return work or 0.0
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 READY = b"READY\n"
 OK = b"RESULT 2\nOK"
 LONGEST_HEADER = 65536
+LONGEST_PAYLOAD = 2**30
 
 
 class ProtocolError(Exception):
@@ -51,9 +52,9 @@ class Events:
         """The next whole event. Raises ProtocolError."""
         if self._header is None:
             line, newline, rest = self._text.partition("\n")
+            if len(line) > LONGEST_HEADER:
+                raise ProtocolError(f"a header of over {LONGEST_HEADER} characters")
             if not newline:
-                if len(line) > LONGEST_HEADER:
-                    raise ProtocolError(f"a header of over {LONGEST_HEADER} characters")
                 return None
             self._header, self._length = _header(line)
             self._text = rest
@@ -69,12 +70,19 @@ class Events:
         )
 
 
+def whole(text: str | None) -> int | None:
+    """A number as Supervisor writes it; None for anything else, however long."""
+    if text and text.isascii() and text.isdigit() and len(text) < 20:
+        return int(text)
+    return None
+
+
 def _header(line: str) -> tuple[dict[str, str], int]:
     pairs = (word.partition(":") for word in line.split())
     header = {key: value for key, colon, value in pairs if colon}
-    length = header.get("len", "")
-    if not (length.isascii() and length.isdigit() and len(length) < 10):
+    length = whole(header.get("len"))
+    if length is None or length > LONGEST_PAYLOAD:
         raise ProtocolError(f"no length in the header {line[:200]!r}")
     if "eventname" not in header:
         raise ProtocolError(f"no event name in the header {line[:200]!r}")
-    return header, int(length)
+    return header, length

@@ -97,7 +97,7 @@ def _journal(config: Config) -> Line:
     place = path
     while place and not os.path.exists(place):
         place = os.path.dirname(place)
-    if os.access(place, os.W_OK):
+    if os.access(place, os.W_OK) and (place == path or os.path.isdir(place)):
         return Line(True, "journal", path)
     return Line(
         False,

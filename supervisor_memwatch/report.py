@@ -226,16 +226,16 @@ def _program_lines(program: Mapping[str, Any]) -> list[str]:
             for role, worker in people
         ]
         lines.append(table([*head, "VERDICT"], rows))
-    lines += [f"  program: {v['kind']}: {v['why']}" for v in program["verdicts"]]
+    more = [f"  program: {v['kind']}: {v['why']}" for v in program["verdicts"]]
     if program["action"]:
         action = program["action"]
         whom = f" worker {action['pid']}" if action["action"] == "recycle" else ""
-        lines.append(f"  now: {action['action']}{whom}, {action['step']}: {action['why']}")
-    lines += [f"  held: {held['text']}" for held in program["held"]]
+        more.append(f"  now: {action['action']}{whom}, {action['step']}: {action['why']}")
+    more += [f"  held: {held['text']}" for held in program["held"]]
     if program["last_action"]:
         last = program["last_action"]
-        lines.append(f"  last: {last['action']} {last['result']}: {last['text']}")
-    return lines
+        more.append(f"  last: {last['action']} {last['result']}: {last['text']}")
+    return lines + [units.printable(line, 1000) for line in more]
 
 
 def cpu_words(seconds: float | None) -> str:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from . import __version__, report
+from . import __version__, report, units
 from .config import Config
 from .detectors import Past
 from .journal import JournalError, Reader
 
+LISTENER = ("pid", "ticks", "last_tick", "rss", "cpu_seconds", "events_dropped")
+MISSED = 3.0  # ticks after which the listener is silent
+SLACK = 10.0  # seconds: Supervisor is late with ticks, and a look takes its time
 
-def document(config: Config, names: Sequence[str] = ()) -> dict[str, Any]:
-    """The document of `status --json`. Raises JournalError."""
+
+class Status(NamedTuple):
+    """The document of `status --json`, and whether there is a listener to trust it."""
+
+    document: dict[str, Any]
+    silent: bool
+
+
+def read(config: Config, names: Sequence[str] = ()) -> Status:
+    """What the listener wrote down last. Raises JournalError."""
     reader = Reader(config.journal_path())
     try:
         facts = reader.rows("SELECT value FROM facts WHERE key = 'listener'")
@@ -22,13 +33,12 @@ def document(config: Config, names: Sequence[str] = ()) -> dict[str, Any]:
         saved = dict(reader.rows("SELECT namespec, state FROM watches"))
     finally:
         reader.close()
-    listener = json.loads(facts[0][0]) if facts else None
+    told = json.loads(facts[0][0]) if facts else {}
     known = {row[0] for row in latest}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise JournalError(
-            f"not watched: {', '.join(unknown)}; watched: {', '.join(sorted(known)) or 'nothing'}"
-        )
+        listed = [units.printable(", ".join(names)) for names in (unknown, sorted(known))]
+        raise JournalError(f"not watched: {listed[0]}; watched: {listed[1] or 'nothing'}")
     programs = []
     for namespec, snapshot, view in latest:
         if names and namespec not in names:
@@ -42,12 +52,24 @@ def document(config: Config, names: Sequence[str] = ()) -> dict[str, Any]:
                 _past(saved.get(namespec)),
             )
         )
-    return {
+    now = time.time()
+    document = {
         "version": __version__,
-        "time": time.time(),
-        "listener": listener,
+        "time": now,
+        "listener": {name: told.get(name) for name in LISTENER} if told else None,
         "programs": programs,
     }
+    return Status(document, _is_silent(told, now))
+
+
+def document(config: Config, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The document of `status --json` alone. Raises JournalError."""
+    return read(config, names).document
+
+
+def _is_silent(told: Mapping[str, Any], now: float) -> bool:
+    last, period = told.get("last_tick"), told.get("period")
+    return not last or not period or now - last > MISSED * period + SLACK
 
 
 def _past(state: str | None) -> Past | None:
@@ -60,14 +82,13 @@ def _past(state: str | None) -> Past | None:
         return None
 
 
-def exit_status(document: dict[str, Any]) -> int:
+def exit_status(found: Status) -> int:
     """0: nothing is told; 1: something is; 2: the listener is silent."""
-    listener = document["listener"]
-    if listener is None or listener["last_tick"] is None:
+    if found.silent:
         return 2
     told = any(
         verdict["told"]
-        for program in document["programs"]
+        for program in found.document["programs"]
         for holder in [program, *program["workers"], program["master"] or {"verdicts": ()}]
         for verdict in holder["verdicts"]
     )

@@ -165,6 +165,11 @@ def _process(pid: int) -> _Process | None:
     return _Process(id, int(fields[1]), bool(int(fields[6]) & _FORKED), int(fields[17]))
 
 
+def _is_zombie(pid: int) -> bool:
+    text = _read(f"{PROC}/{pid}/stat") or b""
+    return text[text.rfind(b")") + 2 :].startswith(b"Z")
+
+
 def _scan() -> Iterator[_Process]:
     for name in os.listdir(PROC):
         if name.isdigit() and (process := _process(int(name))):
@@ -270,10 +275,12 @@ def _chosen(found: list[_Master], known: Tree | None) -> _Master | None:
 def _examine(process: _Process, children: list[_Process], known: Tree | None) -> _Master | None:
     """The master this process is, with its workers; None if it is none, or has none yet."""
     was_master = known is not None and known.master == process.id
-    sticky = set(known.workers) if known is not None and was_master else set()
+    # A dirty arbiter has a worker's signals for a moment: what they said is asked again.
+    sticky = set(known.workers) if known and was_master and known.evidence != CMDLINE else set()
     if not was_master and not children:
         return None
-    files = _heartbeat_files(process.id.pid)
+    newcomers = [child for child in children if child.id not in sticky]
+    files = _heartbeat_files(process.id.pid) if newcomers else {}
     if not was_master and (_looks_no_master(process) if files is None else not files):
         return None
 
@@ -285,25 +292,21 @@ def _examine(process: _Process, children: list[_Process], known: Tree | None) ->
         if known is not None and child.id.pid in known.heartbeats:
             heartbeats[child.id.pid] = known.heartbeats[child.id.pid]
     claimed = set(heartbeats.values())
-    for child in (child for child in children if child.id not in sticky):
-        its_files = None if files is None else _heartbeat_files(child.id.pid)
-        if files is None or its_files is None:
-            how = _weak_evidence(process, child)
-        else:
-            path = files.get(next(iter(its_files))) if len(its_files) == 1 else None
-            # Of two that hold the same file, the older was forked as a worker.
-            how = HEARTBEAT if path is not None and path not in claimed else ""
-            if how and path is not None:
-                claimed.add(path)
-                heartbeats[child.id.pid] = path
-        if how:
+    unreaped = bool(newcomers) and any(map(_is_zombie, _children(process) or ()))
+    for child in newcomers:
+        how, path = _evidence(process, child, files, unreaped)
+        # Of two that hold the same file, the older was forked as a worker.
+        if how and path not in claimed:
             workers.append(child.id)
             evidence.add(how)
+            if path is not None:
+                claimed.add(path)
+                heartbeats[child.id.pid] = path
 
-    if known is not None and was_master:
-        evidence.add(known.evidence)
-    elif not workers or _only_looks_like_one(process):
+    if not was_master and (not workers or _only_looks_like_one(process)):
         return None
+    if known is not None and (sticky or not evidence):
+        evidence.add(known.evidence)
     workers.sort(key=lambda worker: worker.start)
     return _Master(process, tuple(workers), heartbeats, max(evidence, key=_EVIDENCE.index))
 
@@ -327,6 +330,32 @@ def _heartbeat_files(pid: int) -> dict[tuple[int, int], str] | None:
         except OSError:
             continue
     return found
+
+
+def _evidence(
+    master: _Process, child: _Process, files: dict[tuple[int, int], str] | None, unreaped: bool
+) -> tuple[str, str | None]:
+    """What shows that a child is a worker ("" if nothing does), and its heartbeat file.
+
+    files: the master's, None where they cannot be read.
+    """
+    its_files = None if files is None else _heartbeat_files(child.id.pid)
+    if files is None or its_files is None:
+        return _weak_evidence(master, child), None
+    path = files.get(next(iter(its_files))) if len(its_files) == 1 else None
+    if path is None or not _is_its_own(child, unreaped):
+        return "", None
+    return HEARTBEAT, path
+
+
+def _is_its_own(child: _Process, unreaped: bool) -> bool:
+    """Whether the one file a child shares with its master was made for it.
+
+    What the master forked late (a dirty arbiter, say) holds those of the workers there were. The
+    file of one that has ended is the master's until it reaps that: so not now, if there are such.
+    """
+    title = _title(_cmdline(child.id.pid))
+    return title.startswith(b"worker") if title else not unreaped
 
 
 def _only_looks_like_one(process: _Process) -> bool:

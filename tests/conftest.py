@@ -11,7 +11,7 @@ from hypothesis import settings
 settings.register_profile("memwatch", deadline=None)
 settings.load_profile("memwatch")
 
-_TRACES = (
+TRACES = (
     "SUPERVISOR_SERVER_URL",
     "SUPERVISOR_USERNAME",
     "SUPERVISOR_PASSWORD",
@@ -32,7 +32,7 @@ _TRACES = (
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in _TRACES:
+    for name in TRACES:
         monkeypatch.delenv(name, raising=False)
     # `python -m supervisor_memwatch` works from wherever a test starts it, installed or not.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parent.parent))

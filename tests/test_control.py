@@ -406,6 +406,26 @@ def test_a_connection_is_kept_and_made_again_when_it_broke(peer: Any) -> None:
                 servers.wait_until(lambda: not control._is_idle(rpc._socket))  # type: ignore
 
 
+def test_a_late_answer_is_not_taken_for_the_next_one(peer: Any) -> None:
+    go = threading.Event()
+
+    def behave(peer: Peer, connection: socket.socket) -> None:
+        while peer.read(connection):
+            number = len(peer.requests)
+            if number == 1:
+                go.wait(20)
+            connection.sendall(http(xml(f"answer {number}"), "200 OK", "Connection: Keep-Alive"))
+
+    with control.Supervisor(peer(behave).url, timeout=0.3) as rpc:
+        with pytest.raises(RpcError, match=r"within 0\.3 s"):
+            rpc.identification()
+        rpc.timeout = 20
+        later = threading.Timer(0.3, go.set)
+        later.start()
+        assert rpc.identification() == "answer 2"
+        later.join()
+
+
 def test_a_call_is_never_sent_twice(peer: Any) -> None:
     """A stop whose answer is lost may have happened: who asked has to look."""
 

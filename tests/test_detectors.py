@@ -441,6 +441,47 @@ def test_more_growth_never_turns_told_into_healthy(rate: float, more: float) -> 
     assert set(slow.told) <= set(fast.told)
 
 
+def test_a_signal_that_is_lost_in_mid_life_begins_the_history_anew() -> None:
+    """Anonymous memory is never mixed with another number within one life."""
+    recorded = ticks([Life(line(60, 3))], 40 * MINUTE)
+    for tick in recorded[200:]:
+        tick["workers"][0]["anon"] = None
+    said = say(recorded)
+    assert said.answers[199]["verdicts"] and not said.answers[210]["verdicts"]
+    assert said.answers[-1]["verdicts"]
+
+
+sizes = st.one_of(st.none(), st.integers(0, 2**40))
+processes = st.fixed_dictionaries(
+    {
+        "age": st.one_of(st.none(), st.floats(0, 1e6)),
+        "rss": st.integers(0, 2**40),
+        **dict.fromkeys(["shared", "anon", "pss", "uss", "swap", "fds", "requests"], sizes),
+        "cpu": st.one_of(st.none(), st.floats(0, 1e9)),
+    }
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.floats(-100, 300), st.lists(processes, max_size=4)), max_size=80))
+def test_no_history_whatever_is_in_it_makes_a_detector_fail(recorded: list[Any]) -> None:
+    options = Options(limit=Ceiling(bytes=2**30), confirm=5, warmup=0)
+    past, at = detectors.Past(), 0.0
+    for gap, found in recorded:
+        at += gap
+        workers = tuple(Worker(WorkerId(n, n), **fields) for n, fields in enumerate(found))
+        seen = snapshot(*workers[1:], available=2**34)._replace(
+            at=at, master=workers[0] if workers else None
+        )
+        detectors.wants(options, seen, past)
+        detectors.remember(options, past, seen)
+        detectors.examine(options, seen, past)
+        for worker in workers:
+            detectors.hours_to_limit(options, seen, past, worker)
+            detectors.headroom(options, seen, worker)
+        past = detectors.Past.load(json.loads(json.dumps(past.dump())))
+
+
 # --- the small functions --------------------------------------------------------------------
 
 
@@ -509,6 +550,17 @@ def test_a_verdict_is_explained_in_words_with_numbers() -> None:
     assert verdict.why.startswith("anonymous memory +") and "/min for " in verdict.why
     assert "of 600.0MB in" in verdict.why
     assert 0.7 < verdict.confidence < 1 and verdict.since < seen.at
+
+
+def test_growth_that_ended_by_itself_is_explained() -> None:
+    options, past = Options(), detectors.Past()
+    for t in range(0, 3600, 5):
+        seen = worker(anon=int(60 * MB + min(t, 1200) * 0.02 * MB))._replace(age=200.0 + t)
+        now = snapshot(seen)._replace(at=float(t))
+        detectors.remember(options, past, now)
+    [verdict] = detectors.examine(options, now, past)[seen.id]
+    assert (verdict.kind, verdict.told, verdict.act) == ("plateau", False, False)
+    assert verdict.why.startswith("grew 2") and verdict.why.endswith("to 84.0MB, flat now")
 
 
 def test_a_young_worker_is_warming_up_and_nothing_else() -> None:

@@ -127,7 +127,7 @@ def test_a_limit_above_ram_is_none(proc: FakeProc, cgroup: Path) -> None:
     assert host.available(7).limit == 8192 * MB
 
 
-@pytest.mark.parametrize("path", ["/", "/docker/0123abc", "/../../elsewhere"])
+@pytest.mark.parametrize("path", ["/", "/docker/0123abc", "/..", "/../../elsewhere"])
 def test_inside_a_container_the_mount_is_its_group(proc: FakeProc, cgroup: Path, path: str) -> None:
     """With a cgroup namespace, without one, and for a process outside of ours."""
     is_v2(cgroup)

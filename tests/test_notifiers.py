@@ -411,8 +411,9 @@ def test_closing_does_not_wait_for_a_target_that_hangs() -> None:
 def test_a_listener_with_a_hanging_target_can_exit() -> None:
     """The sender does not keep the interpreter alive."""
     code = (
-        "import sys; from supervisor_memwatch.notifiers import Notifier;"
-        "from supervisor_memwatch.model import News; n = Notifier('h');"
+        "import sys; from supervisor_memwatch import notifiers;"
+        "notifiers.TIMEOUTS = (5.0, 300.0); n = notifiers.Notifier('h');"
+        "from supervisor_memwatch.model import News;"
         "n.send(News('held', 0.0, 'web', 'x'), '1', [sys.argv[1]]); sys.stdin.read();"
         "n.close(0.01); print(n.drain()[-1].text)"
     )

@@ -121,6 +121,33 @@ def test_of_two_children_with_the_same_file_the_older_is_the_worker(proc: FakePr
     assert shape(discover(known=discover())) == (100, [101], [90], 1)
 
 
+@pytest.mark.parametrize("cmdline", ["gunicorn: dirty-arbiter", "python\0-m\0gunicorn\0app"])
+def test_nobody_inherits_the_file_of_a_worker_that_is_not_reaped_yet(
+    proc: FakeProc, cmdline: str
+) -> None:
+    """The master holds it until then, and so does what it forked when there was that worker."""
+    proc.gunicorn(workers=1)
+    known = discover()
+    proc.process(110, 100, cmdline=cmdline, catches=DIRTY_ARBITER, heartbeats=["h101"])
+    proc.process(101, 100, state="Z")
+    assert shape(discover(known=known)) == (100, [], [110], 1)
+    proc.end(101)
+    proc.process(100, flags=EXECED, catches=ARBITER, heartbeats=["h102"])
+    proc.process(102, 100, start=9999, catches=WORKER, heartbeats=["h102"])
+    assert shape(discover(known=known)) == (100, [102], [110], 1)
+
+
+def test_what_signals_said_is_asked_again(proc: FakeProc, unreadable: Callable[..., None]) -> None:
+    """A dirty arbiter looks like a worker while it sets up its handlers."""
+    proc.gunicorn()
+    proc.process(103, 100, catches=["TERM"])
+    unreadable()
+    known = discover()
+    assert shape(known) == (100, [101, 102, 103], [], 1)
+    proc.process(103, 100, catches=DIRTY_ARBITER)
+    assert shape(discover(known=known)) == (100, [101, 102], [103], 1)
+
+
 def test_a_child_with_a_foreign_or_with_no_file_is_no_worker(proc: FakeProc) -> None:
     proc.gunicorn()
     proc.process(103, 100, heartbeats=["elsewhere"])
@@ -280,6 +307,21 @@ def test_an_unreadable_child_weakens_the_evidence_of_all(
     assert set(tree.heartbeats) == {101}
 
 
+def test_evidence_grows_with_what_can_be_read(
+    proc: FakeProc, unreadable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not shrink for a master whose workers are known by their files."""
+    proc.gunicorn()
+    with monkeypatch.context() as patch:
+        patch.setattr(topology, "_heartbeat_files", lambda pid: None)
+        weak = discover()
+    assert weak.evidence == "cmdline"
+    sure = discover(known=weak)
+    assert (sure.evidence, sure.workers) == ("heartbeat", weak.workers)
+    unreadable()
+    assert discover(known=sure)._replace(heartbeats=sure.heartbeats) == sure
+
+
 @pytest.mark.parametrize(
     ("cmdline", "catches"),
     [("unicorn\0app", ARBITER), ("nginx", ["HUP", "TERM"]), ("python\0own.py", ["HUP", "TERM"])],
@@ -329,8 +371,9 @@ def test_a_stranger_with_the_pid_of_a_child_is_left_out(proc: FakeProc) -> None:
 
 def test_a_zombie_is_left_out(proc: FakeProc) -> None:
     proc.gunicorn()
+    known = discover()
     proc.process(101, 100, state="Z", heartbeats=["h101"])
-    assert shape(discover(known=discover())) == (100, [102], [], 1)
+    assert shape(discover(known=known)) == (100, [102], [], 1)
 
 
 def test_a_worker_is_not_lost_because_the_list_of_children_lacks_it(proc: FakeProc) -> None:

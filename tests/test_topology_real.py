@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -217,7 +218,10 @@ def test_older_gunicorns(start: Callable[..., Running], form: str, version: str)
 
 @pytest.mark.parametrize("titles", [True, False], ids=["titles", "no titles"])
 def test_no_decoy_is_a_worker(
-    start: Callable[..., Running], unreadable: Callable[..., Tree], titles: bool
+    start: Callable[..., Running],
+    unreadable: Callable[..., Tree],
+    monkeypatch: pytest.MonkeyPatch,
+    titles: bool,
 ) -> None:
     """Forks, subprocesses, pools and resource trackers of workers and of a preloading master;
     also where only titles, or only command lines and signals, can be read."""
@@ -228,6 +232,9 @@ def test_no_decoy_is_a_worker(
     # 2 of the master; of each worker a fork, a subprocess, 2 pools of 2 and a resource tracker
     assert len(running.tree().others) == 16
     check(unreadable(running.pid), served, topology.TITLE if titles else topology.CMDLINE)
+    monkeypatch.setattr(topology, "_children", lambda process: None)  # CONFIG_PROC_CHILDREN=n
+    check(running.tree(), served)
+    assert len(running.tree().others) == 16
 
 
 @pytest.mark.parametrize("worker_class", ["gthread", "gevent", "asgi", "uvicorn"])
@@ -359,6 +366,63 @@ def test_a_reload_replaces_the_workers(start: Callable[..., Running]) -> None:
     check(running.tree(tree), after)
 
 
+@pytest.mark.parametrize("titles", [True, False], ids=["titles", "no titles"])
+def test_in_a_storm_of_reloads_nobody_is_taken_for_a_worker(
+    start: Callable[..., Running], unreadable: Callable[..., Tree], tmp_path: Path, titles: bool
+) -> None:
+    """Workers and dirty arbiters come and go while discoveries follow each other without a
+    pause: whoever is ever called a worker was forked as one."""
+    forked = tmp_path / "forked"
+    config = tmp_path / "config.py"
+    config.write_text(
+        "def post_fork(server, worker):\n"
+        f"    with open({str(forked)!r}, 'a') as file:\n"
+        "        file.write(f'{worker.pid}\\n')\n"
+    )
+    dirty = ("--dirty-app", "decoys:Dirty", "--dirty-workers", "1")
+    name = ("--name", tmp_path.name + str(os.getpid()))
+    more = options(*dirty, *name, "--config", str(config), workers=1)
+    running = start([*MODULE, *more], titles=titles)
+    master = running.served(1).master
+    known = weakly_known = None
+    seen: set[int] = set()
+    weakly_seen: set[int] = set()
+    deadline = time.monotonic() + 8
+    next_blow = 0.0
+    blows = 0
+    while time.monotonic() < deadline:
+        known = running.tree(known)
+        assert known.masters <= 1
+        seen |= pids(known.workers)
+        seen |= pids(running.tree().workers)
+        weakly_known = unreadable(running.pid, weakly_known)
+        if titles:  # what signals say may be wrong for a moment
+            weakly_seen |= pids(weakly_known.workers)
+        if time.monotonic() > next_blow:
+            next_blow = time.monotonic() + 0.4
+            blows += 1
+            if blows % 3 == 0:
+                os.kill(master, signal.SIGHUP)
+            started = [worker for worker in known.workers if topology.ready(known, worker)]
+            for victim in (started, known.others)[blows % 2]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim.pid, signal.SIGKILL)
+    workers = {int(line) for line in forked.read_text().split()}
+    assert len(seen) > 3
+    assert seen | weakly_seen <= workers
+
+    def calm() -> Tree | None:
+        """One worker that serves, a dirty arbiter, its worker, and the fork of that."""
+        tree = running.tree(known)
+        serves = [topology.ready(tree, worker) for worker in tree.workers] == [True]
+        return tree if serves and len(tree.others) == 3 else None
+
+    after = wait_until(calm, 60, "one worker after the storm")
+    check(after, running.served(1, but=frozenset(seen - pids(after.workers))))
+    weak = topology.TITLE if titles else topology.CMDLINE
+    check(unreadable(running.pid, weakly_known), running.served(1), weak)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as another user")
 def test_workers_of_another_user(
     start: Callable[..., Running], unreadable: Callable[..., Tree]
@@ -465,4 +529,4 @@ def test_the_numbers_are_those_psutil_reads(start: Callable[..., Running]) -> No
         assert worker.fds == process.num_fds()
         cpu = process.cpu_times()
         assert worker.cpu == pytest.approx(cpu.user + cpu.system, abs=0.1)
-        assert worker.age == pytest.approx(psutil.time.time() - process.create_time(), abs=5)
+        assert worker.age == pytest.approx(time.time() - process.create_time(), abs=5)
