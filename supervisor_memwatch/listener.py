@@ -610,9 +610,8 @@ class Listener:
         if id is None:
             self._news += 1
             id = f"{item.namespec}@{item.at:.3f}/{item.what}/{self._news}"
-        if options.notify:
-            self.notifier.send(item, id, options.notify)
-        return [journal.news_row(id, item, waiting=bool(options.notify))]
+        waiting = self.notifier.send(item, id, options.notify)
+        return [journal.news_row(id, item, waiting=waiting)]
 
     def _send_waiting(self, at: float) -> None:
         """News of the last hour that the listener before us did not get out."""

@@ -353,15 +353,16 @@ class Notifier:
         self._sent: dict[tuple[object, ...], float] = {}
         self._results: deque[Delivery] = deque(maxlen=1000)
 
-    def send(self, news: News, id: str, targets: Iterable[str], key: str = "") -> None:
+    def send(self, news: News, id: str, targets: Iterable[str], key: str = "") -> bool:
         """Queue a news, under an id of its own, for each of the targets. Never waits.
+
+        False: it waits for none of them (there are none, or each got the same just before).
 
         `key` says what makes two news the same; by default what happened, to whom, for which
         reason, whatever the figures.
         """
         event = envelope(news, self.host, id)
-        for target in targets:
-            self._queue(news, target, key, event)
+        return any([self._queue(news, target, key, event) for target in targets])
 
     def drain(self) -> list[Delivery]:
         """How it went since the last call, oldest first."""
@@ -383,19 +384,20 @@ class Notifier:
                     self._lost(target, waiting.message.news_id, "memwatch ended before")
                 target.waiting.clear()
 
-    def _queue(self, news: News, url: str, key: str, event: dict[str, Any]) -> None:
+    def _queue(self, news: News, url: str, key: str, event: dict[str, Any]) -> bool:
         now = self._clock()
         with self._lock:
             if self._closing.is_set() or self._is_repeated(news, url, key, now):
-                return
+                return False
             target = self._targets.setdefault(url, _Target(redacted(url)))
             if sum(len(each.waiting) for each in self._targets.values()) >= self._limit:
                 self.dropped += 1
                 self._lost(target, event["id"], f"{self._limit} news are waiting")
-                return
+                return False
             target.waiting.append(_Waiting(_message(url, event), now + self._deadline))
             if target.sender is None:
                 target.sender = self._start(target)
+        return True
 
     def _start(self, target: _Target) -> threading.Thread | None:
         sender = threading.Thread(

@@ -212,10 +212,7 @@ _junk = st.one_of(
 _stream = st.lists(st.one_of(_event(), _event(), _event(), _junk), max_size=5).map(b"".join)
 
 
-@settings(max_examples=10_000, suppress_health_check=[HealthCheck.too_slow])
-@given(_stream, st.integers(1, 200))
-def test_any_stream_is_events_or_a_protocol_error(stream: bytes, size: int) -> None:
-    """10,000 streams of valid, junk, truncated, huge and mismeasured events."""
+def _read_any(stream: bytes, size: int) -> None:
     pieces = [stream[i : i + size] for i in range(0, min(len(stream), 5000), size)]
     events = Events()
     try:
@@ -225,6 +222,21 @@ def test_any_stream_is_events_or_a_protocol_error(stream: bytes, size: int) -> N
                 assert found.fields.keys() <= set(re.findall(r"[^\s:]*(?=:)", found.payload))
     except ProtocolError as error:
         assert str(error).isprintable()
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@given(_stream, st.integers(1, 200))
+def test_any_stream_is_events_or_a_protocol_error(stream: bytes, size: int) -> None:
+    """Valid, junk, truncated, huge and mismeasured events, in pieces of any size."""
+    _read_any(stream, size)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, suppress_health_check=[HealthCheck.too_slow])
+@given(_stream, st.integers(1, 200))
+def test_ten_thousand_streams_are_events_or_a_protocol_error(stream: bytes, size: int) -> None:
+    """The same, for as long as it takes."""
+    _read_any(stream, size)
 
 
 def expected(stream: bytes) -> tuple[bytes, int]:
@@ -242,7 +254,7 @@ def expected(stream: bytes) -> tuple[bytes, int]:
 
 
 @settings(
-    max_examples=500,
+    max_examples=300,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(_stream.filter(lambda stream: len(stream) < 60_000))

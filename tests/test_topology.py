@@ -137,6 +137,15 @@ def test_nobody_inherits_the_file_of_a_worker_that_is_not_reaped_yet(
     assert shape(discover(known=known)) == (100, [102], [110], 1)
 
 
+def test_a_titled_worker_need_not_wait_until_others_are_reaped(proc: FakeProc) -> None:
+    proc.gunicorn()
+    proc.process(100, flags=EXECED, cmdline="gunicorn: master [app]", heartbeats=["h101", "h102"])
+    proc.process(101, 100, state="Z")
+    assert discover().master is None
+    proc.process(102, 100, cmdline="gunicorn: worker [app]", heartbeats=["h102"])
+    assert shape(discover()) == (100, [102], [], 1)
+
+
 def test_what_signals_said_is_asked_again(proc: FakeProc, unreadable: Callable[..., None]) -> None:
     """A dirty arbiter looks like a worker while it sets up its handlers."""
     proc.gunicorn()

@@ -178,6 +178,13 @@ FORMS = {
 }
 
 
+def tree_from(pid: int) -> Tree:
+    """The tree from a process in its middle on: what is above is not seen."""
+    tree = topology.discover(pid)
+    assert tree is not None
+    return tree
+
+
 def pids(ids: tuple[WorkerId, ...]) -> set[int]:
     return {id.pid for id in ids}
 
@@ -286,6 +293,7 @@ def test_dirty_arbiters_and_their_workers_are_no_workers(
         tree.others
     )
 
+    assert tree_from(first.pid).master is None
     left = first.children(recursive=True)
     first.kill()
     for process in left:
