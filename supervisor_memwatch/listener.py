@@ -423,6 +423,7 @@ class Listener:
         for name in [name for name in self.watches if name not in infos]:
             if self.watches[name].procedure is None:
                 del self.watches[name]
+                self.sampler.forget(name)
                 self.log.info(f"{name}: no longer a program of Supervisor's")
         seen = [row[0] for row in self.journal.rows("SELECT namespec FROM latest")]
         gone = [name for name in seen if name not in infos]

@@ -111,6 +111,7 @@ class _Bounds:
         self.levels: tuple[host.Level, ...] = ()
         self.levels_at: float | None = None
         self.free: int | None = None
+        self.oom_kills: int | None = None
         self.free_at: float | None = None
 
 
@@ -153,7 +154,7 @@ class Sampler:
             parts = self._measure(watched, everyone, None, at, uptime)
             workers = (_whole(parts),) if parts and parts[0].id == tree.root else ()
         self._kinds[program.namespec] = kind
-        limit, free = self._memory(watched, tree, at)
+        bounds = self._memory(watched, tree, at)
         return Snapshot(
             namespec=program.namespec,
             at=at,
@@ -163,12 +164,13 @@ class Sampler:
             master=master,
             workers=workers,
             others=watched.others if kind == "gunicorn" else 0,
-            available=limit,
-            free=free,
+            available=host.tightest(bounds.levels, self._machine),
+            free=bounds.free,
             masters=tree.masters,
             evidence=tree.evidence,
             clock=_minutes(at),
             spawned=program.spawned,
+            oom_kills=bounds.oom_kills,
         )
 
     def tree(self, namespec: str) -> Tree | None:
@@ -382,8 +384,8 @@ class Sampler:
 
     # -- what they may have
 
-    def _memory(self, watched: _Watched, tree: Tree, at: float) -> tuple[int | None, int | None]:
-        """The tightest limit and what is left, shared between the programs of a control group."""
+    def _memory(self, watched: _Watched, tree: Tree, at: float) -> _Bounds:
+        """The limits and what is left of them, shared between the programs of a control group."""
         if watched.group_at is None or not 0 <= at - watched.group_at < HOST_READ:
             watched.group = host.group_of((tree.master or tree.root).pid)
             watched.group_at = at
@@ -392,7 +394,8 @@ class Sampler:
             bounds.levels, bounds.levels_at = host.limits(watched.group, self._machine), at
         if bounds.free_at != at:
             bounds.free, bounds.free_at = host.free(bounds.levels, self._machine), at
-        return host.tightest(bounds.levels, self._machine), bounds.free
+            bounds.oom_kills = host.oom_kills(watched.group)
+        return bounds
 
 
 def _whole(parts: list[Worker]) -> Worker:

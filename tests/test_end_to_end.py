@@ -207,7 +207,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             host.begin()
         deadline = time.monotonic() + 300
         # A story that stays incomplete is told too: each test then says what is missing of it.
-        while not all([host.look() for host in hosts]) and time.monotonic() < deadline:
+        while not all(host.look() for host in hosts) and time.monotonic() < deadline:
             time.sleep(1)
         for host in hosts:
             host.end()

@@ -23,7 +23,7 @@ import pytest
 from servers import APPS, alive, free_port, gunicorn_env, wait_until
 
 from supervisor_memwatch import topology
-from supervisor_memwatch.model import Snapshot, WorkerId
+from supervisor_memwatch.model import Snapshot, Worker, WorkerId
 from supervisor_memwatch.sampler import Program, Sampler
 from supervisor_memwatch.topology import Tree
 
@@ -509,32 +509,43 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_look_is_left_out(
 
 
 def test_the_numbers_are_those_psutil_reads(start: Callable[..., Running]) -> None:
+    """As soon as the processes have settled: right after a fork, pages stop being shared."""
     running = start(FORMS["sh -c"], decoys="fork")
     served = running.served()
     sampler = Sampler()
-    wait_until(
-        lambda: all(worker.ready for worker in look(sampler, running, 0).workers), 60, "ready"
-    )
-    found = sampler.tree("web:web")
-    assert found is not None and found.master is not None
-    program = Program("web:web", "RUNNING", running.pid, 5.0)
-    snapshot = sampler.look(program, 1e9, (*found.workers, found.master))
-    assert snapshot.kind == "gunicorn"
-    assert snapshot.spawned == 5.0
-    assert snapshot.others > 0
-    assert snapshot.master is not None
-    assert {worker.id.pid for worker in snapshot.workers} == served.workers
-    for worker in (snapshot.master, *snapshot.workers):
-        process = psutil.Process(worker.id.pid)
-        memory = process.memory_info()
-        full = process.memory_full_info()
-        assert worker.rss == pytest.approx(memory.rss, rel=0.02)
-        assert worker.shared == pytest.approx(memory.shared, rel=0.02)
-        assert worker.uss == pytest.approx(full.uss, rel=0.05)
-        assert worker.pss == pytest.approx(full.pss, rel=0.05)
-        assert worker.measured_at == 1e9
-        assert worker.threads == process.num_threads()
-        assert worker.fds == process.num_fds()
-        cpu = process.cpu_times()
-        assert worker.cpu == pytest.approx(cpu.user + cpu.system, abs=0.1)
-        assert worker.age == pytest.approx(time.time() - process.create_time(), abs=5)
+
+    def look_closely(at: float) -> list[Worker]:
+        found = sampler.tree("web:web")
+        ids = (*found.workers, found.master) if found and found.master else ()
+        program = Program("web:web", "RUNNING", running.pid, 5.0)
+        snapshot = sampler.look(program, at, ids)
+        assert (snapshot.kind, snapshot.spawned) == ("gunicorn", 5.0)
+        assert snapshot.others > 0
+        assert snapshot.master is not None
+        return [snapshot.master, *snapshot.workers]
+
+    def agree() -> bool:
+        nonlocal at
+        at += 100
+        workers = look_closely(at)
+        assert {worker.id.pid for worker in workers} == {served.master, *served.workers}
+        return all(is_like(worker, psutil.Process(worker.id.pid)) for worker in workers)
+
+    def is_like(worker: Worker, process: psutil.Process) -> bool:
+        memory, cpu = process.memory_full_info(), process.cpu_times()
+        numbers = (
+            (worker.rss, memory.rss, 0.02 * memory.rss),
+            (worker.shared, memory.shared, 0.02 * memory.shared),
+            (worker.anon, memory.rss - memory.shared, 0.02 * memory.rss),
+            (worker.uss, memory.uss, 0.05 * memory.uss),
+            (worker.pss, memory.pss, 0.05 * memory.pss),
+            (worker.measured_at, at, 0),
+            (worker.threads, process.num_threads(), 0),
+            (worker.fds, process.num_fds(), 0),
+            (worker.cpu, cpu.user + cpu.system, 0.1),
+            (worker.age, time.time() - process.create_time(), 5),
+        )
+        return all(ours == pytest.approx(theirs, abs=error) for ours, theirs, error in numbers)
+
+    at = 1e9
+    wait_until(agree, 60, "the same numbers")
