@@ -36,9 +36,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from supervisor_memwatch import config  # noqa: E402
-from supervisor_memwatch.control import Supervisor  # noqa: E402
+from supervisor_memwatch.control import RpcError, Supervisor  # noqa: E402
+from supervisor_memwatch.journal import Reader  # noqa: E402
 from supervisor_memwatch.listener import Listener  # noqa: E402
 from supervisor_memwatch.log import Log  # noqa: E402
+from supervisor_memwatch.report import snapshot_from_json  # noqa: E402
 
 MB = 1024 * 1024
 TICK = 5.0
@@ -62,13 +64,14 @@ class Plan(NamedTuple):
     """The three sizes (the last two with the same programs), and how long to look at each."""
 
     sizes: tuple[Size, Size, Size]
-    ticks: int  # real ones
+    settling: int  # real ticks after the first that are not measured: the trees are discovered
+    ticks: int  # real ones that are measured
     past: int  # driven ones before any is measured
     driven: int  # driven ones in a round
 
 
-FULL = Plan((Size(1, 4), Size(10, 4), Size(10, 40)), ticks=12, past=540, driven=60)
-QUICK = Plan((Size(1, 4), Size(10, 4), Size(10, 8)), ticks=1, past=30, driven=30)
+FULL = Plan((Size(1, 4), Size(10, 4), Size(10, 40)), settling=1, ticks=12, past=540, driven=60)
+QUICK = Plan((Size(1, 4), Size(10, 4), Size(10, 8)), settling=0, ticks=1, past=30, driven=30)
 
 
 # -- the floor
@@ -117,7 +120,7 @@ class Machine:
     def text(self) -> str:
         here = self.directory
         programs = "".join(
-            f"[program:{name}]\ndirectory={here}\nstopasgroup=true\n"
+            f"[program:{name}]\ndirectory={here}\nstartsecs=0\n"
             f"command={sys.executable} -m gunicorn --preload"
             f" --no-control-socket -w {self.size.each} -b unix:{here}/{name}.sock app:app\n"
             for name in self.names
@@ -129,7 +132,7 @@ class Machine:
             "floor": f"{sys.executable} {__file__} --floor {here}/pids {here}/floor",
         }
         listeners = "".join(
-            f"[eventlistener:{name}]\ncommand={command}\nevents=TICK_5\nautostart=false\n"
+            f"[eventlistener:{name}]\ncommand={command}\nevents=TICK_5\nautostart=false\nstartsecs=0\n"
             # Listeners of equal priority get each other's rejected events again.
             f"priority={priority}\n"
             for priority, (name, command) in enumerate(commands.items(), start=50)
@@ -171,24 +174,32 @@ class Machine:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """supervisord first, so that it starts nothing anew, then everything below it."""
+        left: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             left = psutil.Process(self.process.pid).children(recursive=True)
-            self.process.terminate()
-            self.process.wait(60)
-            _, alive = psutil.wait_procs(left, 10)
-            for process in alive:
+        self.process.kill()
+        self.process.wait()
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        alive = psutil.wait_procs(left, 10)[1]
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def _is_up(self) -> bool:
         if self.process.poll() is not None:
             raise SystemExit((self.directory / "supervisord.out").read_text())
-        with Supervisor(self.url) as rpc, contextlib.suppress(Exception):
-            masters = [found["pid"] for found in rpc.programs() if found["pid"]]
-            children = [psutil.Process(pid).children() for pid in masters]
-            self.workers = [child.pid for found in children for child in found]
-            running = [found["statename"] for found in rpc.programs()].count("RUNNING")
-            return (len(self.workers), running) == (self.size.workers, self.size.programs)
-        return False
+        try:
+            with Supervisor(self.url) as rpc:
+                programs = rpc.programs()
+            masters = {found["pid"] for found in programs if found["statename"] == "RUNNING"}
+            below = psutil.Process(self.process.pid).children(recursive=True)
+            self.workers = [process.pid for process in below if process.ppid() in masters]
+        except (RpcError, psutil.NoSuchProcess):
+            return False
+        return (len(masters), len(self.workers)) == (self.size.programs, self.size.workers)
 
     def start_listeners(self) -> dict[str, int]:
         """Start them; name -> pid once each has had a tick."""
@@ -202,6 +213,14 @@ class Machine:
                 logs = sorted(self.directory.glob(f"{name}-stderr*"))
                 raise SystemExit("\n".join(log.read_text() for log in logs))
         return {name: found[name]["pid"] for name in ("memwatch", "memmon", "floor")}
+
+    def check(self, since: float) -> None:
+        """A listener that saw nothing would cost little."""
+        with contextlib.closing(Reader(str(self.directory / "journal.db"))) as reader:
+            rows = reader.rows("SELECT snapshot FROM latest WHERE at > ?", (since,))
+        seen = sum(len(snapshot_from_json(json.loads(row[0])).workers) for row in rows)
+        if seen != self.size.workers:
+            raise SystemExit(f"bench: the listener saw {seen} of {self.size.workers} workers")
 
     def floors(self) -> list[float]:
         """CPU seconds of the bare loop at each tick so far."""
@@ -222,7 +241,7 @@ def until(true: Callable[[], bool], what: str, timeout: float = 120) -> None:
     while not true():
         if time.monotonic() > deadline:
             raise SystemExit(f"bench: not within {timeout:g} s: {what}")
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -241,17 +260,21 @@ def memory(pid: int) -> dict[str, int]:
 # -- real ticks
 
 
-def real_ticks(machine: Machine, ticks: int) -> dict[str, Any]:
+def real_ticks(machine: Machine, plan: Plan) -> dict[str, Any]:
     """CPU seconds of a tick, and bytes held after it, of the three listeners."""
+    begun = time.time()
     pids = machine.start_listeners()
-    machine.wait_ticks(1)  # the first ones discover and load the past
+    if plan.settling:
+        machine.wait_ticks(plan.settling)
     seen = len(machine.floors())
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-    machine.wait_ticks(ticks)
+    machine.wait_ticks(plan.ticks)
     count = len(machine.floors()) - seen
     cpu = {name: (cpu_seconds(pid) - before[name]) / count for name, pid in pids.items()}
     cpu["floor"] = statistics.fmean(machine.floors()[seen:])
-    return {"cpu": cpu, "memory": {name: memory(pid) for name, pid in pids.items()}}
+    machine.check(begun)
+    held = {name: memory(pids[name]) for name in ("memwatch", "memmon")}
+    return {"cpu": cpu, "memory": held}
 
 
 # -- ticks driven from here
@@ -385,12 +408,13 @@ def document(plan: Plan, runs: list[dict[str, Any]]) -> dict[str, Any]:
         return shares((cost(runs[0]), cost(runs[1]), cost(runs[2])), plan.sizes)
 
     def total(run: dict[str, Any]) -> float:
-        return sum(run["driven"][part] for part in PARTS)
+        return float(sum(run["driven"][part] for part in PARTS))
 
     return {
         "python": platform.python_version(),
         "kernel": platform.release(),
         "cpus": os.cpu_count(),
+        "quick": plan is QUICK,
         "ticks": plan.ticks,
         "runs": runs,
         "real": {
@@ -453,12 +477,15 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield row("memory, MB", ["RSS", "PSS", "USS"])
     for run in runs:
-        for name in ("memwatch", "memmon", "floor"):
+        for name in ("memwatch", "memmon"):
             held = run["memory"][name]
             where = f"  {name}, {run['workers']} workers"
             yield row(where, [f"{held[key] / MB:.1f}" for key in ("rss", "pss", "uss")])
     yield ""
-    yield from aims(found)
+    if found["quick"]:
+        yield "A rough idea. The aims, and the costs per program and worker: without --quick."
+    else:
+        yield from aims(found)
 
 
 def aims(found: dict[str, Any]) -> Iterator[str]:
@@ -489,9 +516,9 @@ def measure(size: Size, plan: Plan) -> dict[str, Any]:
     directory = Path(tempfile.mkdtemp(prefix="memwatch-bench-", dir="/tmp"))
     try:
         with Machine(size, directory) as machine:
-            print(f"{size.workers} workers in {size.programs} programs ...", file=sys.stderr)
+            print(f"programs: {size.programs}, workers: {size.workers} ...", file=sys.stderr)
             driven = driven_ticks(machine, plan)
-            real = real_ticks(machine, plan.ticks)
+            real = real_ticks(machine, plan)
             processes = len(psutil.pids())
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -96,8 +96,10 @@ def _subjects(names: Sequence[str], namespecs: Callable[[], Mapping[str, int]]) 
     running: Mapping[str, int] | None = None
     subjects = []
     for name in names:
-        if name.isascii() and name.isdigit():
+        if name.isascii() and name.isdigit() and len(name) < 20:
             found = topology.tree_of(int(name))
+            if found is None and os.path.exists(f"{topology.PROC}/{name}"):
+                raise AuditError(f"process {name} is no gunicorn's: name a program of Supervisor's")
             if found is None:
                 raise AuditError(f"no process {name}")
             subjects.append(Subject(_label(found), found.root.pid))
@@ -106,7 +108,9 @@ def _subjects(names: Sequence[str], namespecs: Callable[[], Mapping[str, int]]) 
         pid = running.get(name) or running.get(name.partition(":")[2] or f"{name}:{name}")
         if pid is None:
             known = ", ".join(units.printable(n) for n in sorted(running)) or "none"
-            raise AuditError(f"{name}: not a running program of Supervisor's; running: {known}")
+            raise AuditError(
+                f"{units.printable(name)}: not a running program of Supervisor's; running: {known}"
+            )
         subjects.append(Subject(name, pid))
     return subjects
 
@@ -385,10 +389,21 @@ def _read_saved(path: str) -> dict[str, Any]:
             raise KeyError
         programs = {program["namespec"]: program for program in document["programs"]}
         boot = document["boot"]
+        for program in programs.values():
+            _shape_of_saved(program)
     except OSError as error:
         raise AuditError(f"--since {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise AuditError(f"--since {path}: not a file that `memwatch audit --save` made") from None
     if boot != _boot():
         raise AuditError(f"--since {path}: the machine was booted since: its workers are gone")
     return programs
+
+
+def _shape_of_saved(program: Mapping[str, Any]) -> None:
+    """What `compare` reads is there. Raises KeyError or TypeError where it is not."""
+    for worker in program["workers"]:
+        _ = worker["id"], 0 + (worker["cpu"] or 0)
+    for change in program["changes"]:
+        _ = change["id"], 0 + change["beyond"]
+    _ = [0 + program["low_anon"][worker["id"]] for worker in program["workers"]]

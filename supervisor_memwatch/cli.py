@@ -279,10 +279,11 @@ def _replay(arguments: argparse.Namespace) -> int:
     if arguments.file == "-":
         return replay.replay(sys.stdin, sys.stdout, sys.stderr, options)
     try:
-        with open(arguments.file, encoding="utf-8", errors="replace") as lines:
-            return replay.replay(lines, sys.stdout, sys.stderr, options)
+        lines = open(arguments.file, encoding="utf-8", errors="replace")  # noqa: SIM115
     except OSError as error:
         return fail(f"{arguments.file}: {error.strerror}")
+    with lines:
+        return replay.replay(lines, sys.stdout, sys.stderr, options)
 
 
 def _notify(arguments: argparse.Namespace) -> int:

@@ -182,6 +182,8 @@ class Journal:
         if isinstance(error, JournalError):
             return str(error)
         reason = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, FileExistsError):
+            reason = f"{error.filename} is not a directory"
         return f"{self.path}: {reason}"
 
     def close(self) -> None:
@@ -227,14 +229,16 @@ def _lock(path: str) -> int:
 
 def _prepare(db: sqlite3.Connection) -> sqlite3.Connection:
     """Bring a new or old file up to date. Raises sqlite3.Error."""
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
         raise sqlite3.OperationalError(
             f"written by a newer memwatch (version {version}, this one knows {len(MIGRATIONS)}): "
             "update memwatch, or name another file in `journal`"
         )
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    # KB of pages. SQLite's usual 2 MB would fill up with what was written and is not read again.
+    db.execute("PRAGMA cache_size = -256")
     for number in range(version, len(MIGRATIONS)):
         db.executescript(
             f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"

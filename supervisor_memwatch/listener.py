@@ -36,6 +36,7 @@ from .model import (
     WorkerId,
 )
 from .notifiers import Notifier
+from .options import Options
 from .protocol import OK, READY, Event, Events, ProtocolError, whole
 from .sampler import Program, Sampler
 from .watch import Seen, Watch
@@ -326,7 +327,9 @@ class Listener:
         rows: list[Statement] = []
         samples = at >= self._due["samples"]
         for watch, snapshot, result in seen:
-            if result.changed and watch not in begun:
+            if result.changed and watch in begun:  # one action has ended, the next begins
+                rows.append(_procedure_end(watch, at))
+            elif result.changed:
                 rows.extend(self._procedure_rows(watch, at))
             rows.append(
                 journal.latest_row(watch.namespec, at, snapshot, watch.view(result.verdicts))
@@ -344,8 +347,7 @@ class Listener:
     def _procedure_rows(self, watch: Watch, at: float) -> list[Statement]:
         if watch.procedure is not None:
             return [_procedure_row(watch)]
-        last = watch.last_action
-        return [] if last is None else [journal.procedure_end(str(last["id"]), at)]
+        return [] if watch.last_action is None else [_procedure_end(watch, at)]
 
     def _launch(self, watch: Watch) -> None:
         """The plan is written down: begin."""
@@ -454,7 +456,7 @@ class Listener:
             return self.watches[name]
         import json
 
-        watch = Watch(name, self.config.options("", ""))
+        watch = Watch(name, self._options_of(name))
         self._set_options(watch)
         rows = self.journal.rows("SELECT saved, state FROM watches WHERE namespec = ?", (name,))
         if rows and rows[0][0] <= self.clock.at() + 1.0:
@@ -465,6 +467,11 @@ class Listener:
                 watch = Watch(name, watch.options, watch.plain_restart)
         self.watches[name] = watch
         return watch
+
+    def _options_of(self, name: str) -> Options:
+        """What the file says for a program that Supervisor has not told us of yet."""
+        group, _, process = name.partition(":")
+        return self.config.options(group, process or group)
 
     def _set_options(self, watch: Watch) -> None:
         info = self.infos.get(watch.namespec)
@@ -495,7 +502,7 @@ class Listener:
         self.infos[name] = info._replace(state=state, pid=pid)
         if state == "EXITED" and fields.get("expected") == "0":
             text = "the program ended unexpectedly (crash, SIGKILL or the kernel's OOM killer)"
-            self._record([Entry(at, name, "seen", text, {}, "WARN")])
+            self._record(watch.note(at, text, level="WARN"))
         elif state == "FATAL":
             self._record([Entry(at, name, "seen", "Supervisor gave up: FATAL", {}, "ERROR")])
         if watch.procedure is not None or state != RUNNING:
@@ -605,7 +612,7 @@ class Listener:
 
     def _send(self, item: News, id: str | None = None) -> list[Statement]:
         watch = self.watches.get(item.namespec)
-        options = watch.options if watch else self.config.options("", "")
+        options = watch.options if watch else self._options_of(item.namespec)
         if item.what not in options.notify_on:
             return []
         if id is None:
@@ -705,6 +712,11 @@ def _procedure_row(watch: Watch) -> Statement:
     return journal.procedure_row(
         procedure.id, procedure.namespec, procedure.begun, procedures.to_json(procedure)
     )
+
+
+def _procedure_end(watch: Watch, at: float) -> Statement:
+    assert watch.last_action is not None
+    return journal.procedure_end(str(watch.last_action["id"]), at)
 
 
 def _sample_row(snapshot: Snapshot) -> Statement:

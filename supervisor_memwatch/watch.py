@@ -36,6 +36,10 @@ from .options import Options
 ONE_ACTION = 60.0
 # The number of workers that is the program's normal one has stood so long.
 STEADY = 60.0
+# A program whose processes come and go at more than FEW looks in so long is said to do so,
+# and not each time any more.
+FLAPPING = 600.0
+FEW = 12
 # The same refusal is said again after so long.
 SAID = 3600.0
 # Refusals that pass by themselves or are somebody's will: logged, shown, not sent as news.
@@ -79,6 +83,8 @@ class Watch:
         self._said: dict[str, float] = {}
         self._last: Snapshot | None = None
         self._other_at: float | None = None
+        self._changed: list[float] = []  # looks at which something came, went or changed
+        self._unsaid = 0
         # Whom the action under way is about, for its news; a listener that resumes it has none.
         self._subject: tuple[Worker | None, tuple[Verdict, ...]] = (None, ())
 
@@ -284,8 +290,9 @@ class Watch:
             )
         if outcome.result == "ineffective" and self.rung >= len(self.options.actions):
             ladder = ", ".join(self.options.actions)
-            summary = f"{self.namespec}: gave up: {ladder} proved ineffective; {outcome.text}"
-            entries.append(self._entry(at, "gave_up", summary, level="ERROR"))
+            text = f"gave up: {ladder} proved ineffective; {outcome.text}"
+            entries.append(self._entry(at, "gave_up", text, level="ERROR"))
+            summary = f"{self.namespec}: {text}"
             news.append(self._news("gave_up", at, summary, action=procedure.action))
         return entries, news
 
@@ -304,35 +311,49 @@ class Watch:
         restarted = snapshot.pid != last.pid and snapshot.pid != 0 and last.pid != 0
         ours = self.procedure is not None and self.procedure.action != "recycle"
         if restarted and not ours:
-            text = f"restarted by others: pid {last.pid} -> {snapshot.pid}"
-            entries.append(self._entry(at, "seen", text))
+            entries += self.note(at, f"restarted by others: pid {last.pid} -> {snapshot.pid}")
             self.rung = 0
             self._count_other(at)
         elif snapshot.state != last.state and not ours:
-            text = f"Supervisor: {last.state} -> {snapshot.state}"
-            entries.append(self._entry(at, "seen", text))
+            entries += self.note(at, f"Supervisor: {last.state} -> {snapshot.state}")
         if snapshot.kind != "gunicorn" or snapshot.pid != last.pid or ours:
             return entries
         oom = (snapshot.oom_kills or 0) - (last.oom_kills or snapshot.oom_kills or 0)
         for worker in last.workers:
             if worker.id in here or worker.id in asked_to_leave:
                 continue
-            cause = "ended, not by us (max_requests, a reload or a crash)"
-            if oom > 0:
-                cause = f"ended while the kernel's OOM counter rose by {oom}"
             size, name = detectors.measure(self.options, worker, last.at)
-            text = f"worker {worker.id.pid}: {cause}; it held {name} {units.size(size)}"
-            entries.append(
-                self._entry(
-                    at,
-                    "seen",
-                    text,
-                    {"pid": worker.id.pid, "oom": oom > 0},
-                    "WARN" if oom > 0 else "INFO",
-                )
-            )
+            who, held = f"worker {worker.id.pid}", f"it held {name} {units.size(size)}"
+            data = {"pid": worker.id.pid, "oom": oom > 0}
+            if oom > 0:
+                text = f"{who}: ended while the kernel's OOM counter rose by {oom}; {held}"
+                entries.append(self._entry(at, "seen", text, data, "WARN"))
+            else:
+                cause = "ended, not by us (max_requests, a reload or a crash)"
+                entries += self.note(at, f"{who}: {cause}; {held}", data)
             self._count_other(at)
         return entries
+
+    def note(
+        self, at: float, text: str, data: dict[str, Any] | None = None, level: str = "INFO"
+    ) -> list[Entry]:
+        """Something came, went or changed; where it does so again and again, that is said."""
+        entries = []
+        if self._unsaid:
+            if at - self._changed[-1] < FLAPPING:
+                self._unsaid += 1
+                self._changed = [at]
+                return []
+            text_before = f"has been steady for a while; {self._unsaid} changes were not said"
+            entries.append(self._entry(at, "seen", text_before))
+            self._unsaid = 0
+        self._changed = [then for then in self._changed if at - then < FLAPPING and then != at]
+        self._changed.append(at)
+        if len(self._changed) > FEW:
+            self._unsaid = 1
+            text = f"changes again and again: not said until {units.time(FLAPPING)} are quiet"
+            data, level = None, "WARN"
+        return [*entries, self._entry(at, "seen", text, data, level)]
 
     def _count_other(self, at: float) -> None:
         if self._other_at is None or at - self._other_at > ONE_ACTION:

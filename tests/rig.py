@@ -54,6 +54,7 @@ class PaperSupervisor:
     def __init__(self, *worlds: World) -> None:
         self.worlds = {world.namespec: world for world in worlds}
         self.trouble: str | None = None
+        self.refused: set[str] = set()
         self.calls: list[tuple[str, str]] = []
         self.asked: Callable[[], None] = lambda: None
 
@@ -83,10 +84,12 @@ class PaperSupervisor:
 
     def _do(self, call: str, namespec: str) -> None:
         self.calls.append((call, namespec))
-        self._fail()
+        self._fail(call)
         self.worlds[namespec].obey([Command(call, namespec)])
 
-    def _fail(self) -> None:
+    def _fail(self, call: str = "") -> None:
+        if call in self.refused:
+            raise RpcError(None, f"{call} was not heard")
         if self.trouble is not None:
             raise RpcError(None, self.trouble)
 
@@ -102,6 +105,9 @@ class PaperSampler:
         if world is None or not program.pid:
             return Snapshot(program.namespec, at, program.state, 0, "plain", None, ())
         return world.snapshot(at)._replace(state=program.state, pid=program.pid)
+
+    def forget(self, namespec: str) -> None:
+        pass
 
 
 class PaperClock:
@@ -122,8 +128,9 @@ class Rig:
     """A listener that has its whole input before it starts: what it said, wrote and did."""
 
     def __init__(self, directory: Path, options: str = "", *worlds: World) -> None:
+        directory.mkdir(exist_ok=True)
         self.directory = directory
-        self.journal = directory / "journal.db"
+        self.journal = directory / "state" / "journal.db"
         self.conf = directory / "supervisord.conf"
         self.conf.write_text(CONF.format(journal=self.journal) + options)
         self.supervisor = PaperSupervisor(*worlds)
@@ -144,12 +151,13 @@ class Rig:
 
     def run(self, data: bytes, *, end: bool = True) -> Rig:
         """A listener's life, with this input; `end`: end of input after it."""
-        with self._between_pipes(data, end):
+        with self.between_pipes(data, end=end):
             self.status = self.listener.run()
         return self
 
     @contextmanager
-    def _between_pipes(self, data: bytes, end: bool) -> Iterator[None]:
+    def between_pipes(self, data: bytes, *, end: bool = True) -> Iterator[None]:
+        """The listener is made and may be run; its pipes are closed at the end."""
         events_in, feed = os.pipe()
         self._out, events_out = os.pipe()
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -178,8 +186,16 @@ class Rig:
     def said(self) -> bytes:
         """What has arrived on the protocol's side until now, and was not taken before."""
         while select.select([self._out], [], [], 0)[0]:
-            self.output += os.read(self._out, 65536)
+            data = os.read(self._out, 65536)
+            if not data:
+                break
+            self.output += data
         return self.output
+
+    def nobody_reads(self) -> None:
+        """Supervisor's end of the answers is closed."""
+        os.close(self._out)
+        self._out = os.open(os.devnull, os.O_RDONLY)
 
     @property
     def log(self) -> str:

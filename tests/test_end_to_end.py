@@ -47,9 +47,6 @@ confirm = 4s
 cooldown = 5s
 max_programs_at_once = 20
 notify = {url}
-
-[memwatch:observed]
-mode = observe
 """
 
 
@@ -102,7 +99,7 @@ class Host:
         self.supervisor = Supervisor(
             directory,
             "".join(self._program(server) for server in self.servers),
-            memwatch=MEMWATCH.format(url=self.receiver.url),
+            memwatch=MEMWATCH.format(url=self.receiver.url) + self._observed(),
             version=version,
             env=dict.fromkeys(TRACES),
         )
@@ -113,11 +110,16 @@ class Host:
         self.loads: dict[str, Load] = {}
         self.at_the_end: subprocess.CompletedProcess[str] | None = None
 
+    def _observed(self) -> str:
+        names = [server.name for server in self.servers if server.observed]
+        return "".join(f"[memwatch:{name}]\nmode = observe\n" for name in names)
+
     def _program(self, server: Server) -> str:
         environment: dict[str, object] = {
             **gunicorn_path(server.version),
             "LEAK_FLAG": self.flags[server.name] if server.leaks else "",
-            "LEAK_BYTES": 70_000,
+            "LEAK_AFTER": 20,
+            "LEAK_RATE": 800_000,
         }
         threads = "--threads 4" if server.worker_class == "gthread" else ""
         command = gunicorn(
@@ -205,7 +207,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             stack.enter_context(host.supervisor)
         for host in hosts:
             host.begin()
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 240
         # A story that stays incomplete is told too: each test then says what is missing of it.
         while not all(host.look() for host in hosts) and time.monotonic() < deadline:
             time.sleep(1)
@@ -245,7 +247,7 @@ def test_in_observe_the_leak_is_found_and_nothing_is_touched(story: Story) -> No
     assert {line.data["pid"] for line in suspected} == {host.leaker(name)}
     assert host.lines(name, "intent", "step", "outcome") == []
     held = host.lines(name, "held")
-    assert {line.data["code"] for line in held} <= {"observe"}
+    assert {line.data["code"] for line in held} == {"observe"}
     assert {news["type"] for news in host.news(name)} == {"memwatch.suspected"}
     assert host.status(name)["mode"] == "observe"
 
@@ -264,7 +266,7 @@ def test_a_healthy_program_is_not_touched(story: Story, server: Server) -> None:
 def test_no_request_fails(story: Story, server: Server) -> None:
     """But the one connection that gunicorn itself drops per stopped gthread worker before 24."""
     load = story.of(server).loads[server.name]
-    assert load.answered > 500
+    assert load.answered > 200
     if server.loses:
         assert load.failed.keys() <= {"ConnectionResetError", "RemoteDisconnected"}
         assert load.failed.total() <= 4  # the worker's own threads
@@ -276,7 +278,8 @@ def test_no_request_fails(story: Story, server: Server) -> None:
 def test_the_new_worker_serves_and_the_memory_is_back(story: Story, server: Server) -> None:
     host, name = story.of(server), server.name
     newcomer = (host.after[name] - host.before[name]).pop()
-    assert host.loads[name].bodies[str(newcomer)] > 0
+    with Load(host.url(name) + "pid", concurrency=8, rate=None) as load:
+        wait_until(lambda: load.bodies[str(newcomer)], 60, f"worker {newcomer} answers")
     acted = host.status(name)["last_action"]
     assert acted["freed_bytes"] > 15 * MB
     seen = {worker["pid"]: worker for worker in host.status(name)["workers"]}

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import CONF, Rig, event, tick, ticks
-from servers import ROOT, wait_until
+from rig import CONF, PaperClock, Rig, event, tick, ticks
+from servers import ROOT, Answer, Receiver, wait_until
 from worlds import World
 
 from supervisor_memwatch.journal import Journal, JournalError
@@ -114,9 +114,8 @@ def test_what_is_no_event_ends_it_to_be_started_anew(tmp_path: Path) -> None:
 def test_a_supervisord_that_is_gone_ends_it(tmp_path: Path) -> None:
     """Nobody reads the answers any more."""
     rig = Rig(tmp_path)
-    with rig._between_pipes(ticks(1), True):
-        os.close(rig._out)
-        rig._out = os.open(os.devnull, os.O_RDONLY)
+    with rig.between_pipes(ticks(1)):
+        rig.nobody_reads()
         assert rig.listener.run() == 0
 
 
@@ -148,7 +147,7 @@ def test_a_signal_wakes_it_while_it_waits(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     main = threading.main_thread().ident
     assert main is not None
-    with rig._between_pipes(b"", False):
+    with rig.between_pipes(b"", end=False):
 
         def terminate() -> None:
             wait_until(lambda: rig.said() == READY)
@@ -165,7 +164,9 @@ def test_the_next_listener_remembers(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "", World(count=3)).run(ticks(3) + _message("pause", "web"))
     paused = rig.listener.watches["web"].paused_until
     assert paused is not None
-    again = Rig(tmp_path, "", World(count=3)).run(ticks(1))
+    again = Rig(tmp_path, "", World(count=3))
+    again.clock = rig.clock
+    again.run(ticks(1))
     watch = again.listener.watches["web"]
     assert watch.paused_until == paused
     assert watch.past.lives.keys() >= rig.listener.watches["web"].past.lives.keys()
@@ -176,7 +177,8 @@ def test_the_next_listener_remembers(tmp_path: Path) -> None:
 )
 def test_what_it_cannot_remember_does_not_stop_it(tmp_path: Path, state: str) -> None:
     """Somebody edited the journal: said, and begun anew."""
-    journal = Journal(str(tmp_path / "journal.db"))
+    (tmp_path / "state").mkdir()
+    journal = Journal(str(tmp_path / "state/journal.db"))
     journal.write([("INSERT INTO watches VALUES ('web', 1.0, ?)", (state,))])
     journal.write([("INSERT INTO procedures VALUES ('web@1.0', 'web', 1.0, ?, NULL)", (state,))])
     journal.write([("INSERT INTO news VALUES ('n', ?, ?, 1)", (time.time(), state))])
@@ -242,6 +244,42 @@ def test_a_process_state_is_a_look_at_its_program(tmp_path: Path) -> None:
     assert levels["Supervisor gave up: FATAL"] == "ERROR"
     [(view,)] = rig.rows("SELECT snapshot FROM latest WHERE namespec = 'web'")
     assert json.loads(view)[2] == "FATAL"
+
+
+def _cycles(count: int, serial: int) -> bytes:
+    """A program that ends, starts and ends, a tick after each."""
+    about = "processname:web groupname:web from_state:X expected:0 pid:100"
+    names = ("PROCESS_STATE_EXITED", "PROCESS_STATE_STARTING", "PROCESS_STATE_RUNNING")
+    parts = []
+    for n in range(count):
+        parts += [event(name, about, serial + n * 4 + i) for i, name in enumerate(names)]
+        parts.append(tick(serial + n * 4 + 3))
+    return b"".join(parts)
+
+
+def test_a_program_that_flaps_is_said_to_do_so_and_not_each_time(tmp_path: Path) -> None:
+    """A dozen times in words, then once that it goes on; after a quiet time, how often it was."""
+    rig = Rig(tmp_path, "", World())
+    rig.run(ticks(1) + _cycles(60, 10))
+    lines = [line for line in rig.log.splitlines() if " web " in line]
+    assert len(lines) < 60
+    assert rig.log.count("web changes again and again: not said until 10m are quiet") == 1
+    assert len(rig.rows("SELECT text FROM entries")) < 60
+    assert rig.status == 0 and rig.listener.ticks == 61
+
+    quiet = Rig(tmp_path / "quiet", "", World())
+
+    def pause() -> None:
+        if quiet.listener.ticks == 41:
+            quiet.clock.now += 3600
+
+    quiet.now_asked = pause
+    quiet.run(ticks(1) + _cycles(40, 10) + _cycles(1, 1000))
+    assert quiet.log.count("changes again and again") == 1
+    assert quiet.log.count("has been steady for a while;") == 1
+    assert [line for line in quiet.log.splitlines() if " web " in line][-1].endswith(
+        "Supervisor: STARTING -> RUNNING"
+    )
 
 
 # -- what people ask
@@ -352,42 +390,55 @@ def test_a_restart_on_request_stops_and_starts(tmp_path: Path) -> None:
     assert rig.rows("SELECT id FROM procedures WHERE ended IS NULL") == []
 
 
+class HurriedClock(PaperClock):
+    """Three seconds pass between any two questions."""
+
+    def at(self) -> float:
+        self.now += 3.0
+        return self.now
+
+
 def test_a_request_in_the_middle_of_a_restart_does_not_lose_its_start(tmp_path: Path) -> None:
     """The look that answers the request is a look at the procedure as well."""
     rig = Rig(tmp_path, ACT, World())
-    rig.clock.step = 0.6
-    calls: list[list[tuple[str, str]]] = []
-    data = ticks(2) + _message("restart", "web") + tick(10)
-    rig.run(data)
+    rig.clock = HurriedClock()
+
+    def refuse() -> None:
+        rig.supervisor.refused = {"start"}
+
+    rig.now_asked = refuse
+    rig.run(ticks(2) + _message("restart", "web") + ticks(1, 10))
     assert rig.supervisor.calls == [("stop", "web"), ("start", "web")]
 
-    rig = Rig(tmp_path, ACT, World())
-    rig.clock.step = 0.6
-    rig.supervisor.worlds["web"].drain = 0.0
-    stopped = event(
-        "PROCESS_STATE_STOPPED", "processname:web groupname:web from_state:STOPPING pid:100", 11
-    )
-    seen = rig.listener_calls_after = calls
-    assert seen == []
-    rig.run(
-        data[: len(ticks(2))] + _message("restart", "web") + stopped + _message("reload", "web")
-    )
-    assert rig.supervisor.calls == [("stop", "web"), ("start", "web")]
+    again = Rig(tmp_path / "again", ACT, World())
+    again.clock = HurriedClock()
+    again.supervisor.refused = {"start"}
+    again.run(ticks(2) + _message("restart", "web") + ticks(1, 10) + _message("pause", "web"))
+    assert again.supervisor.calls == [("stop", "web"), ("start", "web")]
+    more = Rig(tmp_path / "more", ACT, World())
+    more.clock = HurriedClock()
+    more.supervisor.refused = {"start"}
+    more.run(ticks(2) + _message("restart", "web") + ticks(1, 10) + _message("reload", "web"))
+    assert more.supervisor.calls == [("stop", "web"), ("start", "web"), ("start", "web")]
 
 
-def test_a_restart_is_called_off_where_its_plan_cannot_be_written(tmp_path: Path) -> None:
+def test_a_restart_is_called_off_where_its_plan_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The plan is the first thing the disk refuses: nothing is stopped."""
-    rig = Rig(tmp_path, ACT, World())
+    rig = Rig(tmp_path, ACT + "limit = 100MB\nwarmup = 10s\nconfirm = 10s\n", World(**LEAKY))
+    write = Journal.write
 
-    def no_space() -> None:
-        if rig.listener.ticks == 2:
-            db = rig.listener.journal._db
-            pages = db.execute("PRAGMA page_count").fetchone()[0]
-            db.execute(f"PRAGMA max_page_count = {pages}")
+    def refuse(journal: Journal, statements: Any, *, sure: bool = False) -> bool:
+        if sure:
+            journal._db.execute("PRAGMA query_only = ON")
+        return write(journal, statements, sure=sure)
 
-    rig.now_asked = no_space
-    padding = _message("restart", "web", by="x" * 100)
-    rig.run(ticks(2) + padding + ticks(2, 10))
+    monkeypatch.setattr(Journal, "write", refuse)
+    rig.run(ticks(60))
+    assert rig.log.count("restarting (Supervisor's stop and start") == 1
+    assert rig.log.count("restart failed: stop: the journal cannot be written") == 1
+    assert rig.log.count("going on in memory, without restarts") == 1
     assert rig.supervisor.calls == []
     assert rig.listener.watches["web"].procedure is None
 
@@ -420,27 +471,48 @@ def test_a_restart_left_behind_is_finished_when_the_journal_can_be_read_again(
     first.run(ticks(2) + _message("restart", "web"))
     assert first.supervisor.calls == [("stop", "web")]
     monkeypatch.setattr("supervisor_memwatch.journal.RETRY", 0.0)
-    hidden = tmp_path / "hidden"
-    first.journal.rename(hidden)
-    first.journal.mkdir()
+    state, hidden = first.journal.parent, tmp_path / "hidden"
+    state.rename(hidden)
+    state.write_text("in the way")
 
     world = World(state="STOPPED", pid=0)
     world.procs.clear()
-    second = Rig(tmp_path, ACT.replace("mode", f"journal = {first.journal}\nmode"), world)
-    monkeypatch.setattr(type(first), "journal", first.journal, raising=False)
+    second = Rig(tmp_path, ACT, world)
 
     def mended() -> None:
-        if second.listener.ticks == 3 and first.journal.is_dir():
-            first.journal.rmdir()
-            hidden.rename(first.journal)
+        if second.listener.ticks == 3 and state.is_file():
+            state.unlink()
+            hidden.rename(state)
 
     second.now_asked = mended
-    from supervisor_memwatch.config import Config
-
-    monkeypatch.setattr(Config, "journal_path", lambda self: str(first.journal))
     second.run(ticks(10))
+    assert second.log.count("going on in memory") == 2  # begun, and over
     assert ("start", "web") in second.supervisor.calls
     assert world.state == "RUNNING"
+
+
+# -- telling
+
+
+def test_news_that_was_not_delivered_goes_out_with_the_next_listener(tmp_path: Path) -> None:
+    """To the targets of its own program, under the same id, once."""
+    with Receiver() as receiver, Receiver() as other:
+        options = (
+            f"warmup = 10s\nconfirm = 10s\nnotify = {other.url}\n"
+            f"[memwatch:web]\nlimit = 100MB\nnotify = {receiver.url}\n"
+        )
+        receiver.usual = Answer(503)
+        first = Rig(tmp_path, options, World(**LEAKY)).run(ticks(60))
+        assert "suspected" in {body["type"].removeprefix("memwatch.") for body in receiver.bodies}
+        ids = [id for (id,) in first.rows("SELECT id FROM news WHERE waiting ORDER BY at")]
+        assert ids
+
+        receiver.usual = Answer(200)
+        receiver.received.clear()
+        second = Rig(tmp_path, options, World()).run(ticks(1))
+        assert [body["id"] for body in receiver.bodies][: len(ids)] == ids
+        assert second.rows("SELECT id FROM news WHERE waiting") == []
+        assert other.received == []
 
 
 # -- as supervisord starts it

@@ -1,0 +1,621 @@
+"""The commands as people and scripts meet them: exit statuses, error texts, shapes."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rig import PaperSupervisor, Rig, ticks
+from servers import Receiver
+from worlds import World
+
+from supervisor_memwatch import audit, cli, config, rehearsal
+from supervisor_memwatch.model import Worker, WorkerId
+from supervisor_memwatch.units import MB
+
+HOSTILE = "web\x1b[2J\nforged\u202e\u2028"
+
+
+class Ran:
+    """One command, run in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+        try:
+            self.status = cli.main(arguments)
+        except SystemExit as ended:  # argparse's way out
+            self.status = ended.code if isinstance(ended.code, int) else -1
+        self.out, self.err = capsys.readouterr()
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def ran(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command: `ran("status", "--json")`."""
+    return lambda *arguments: Ran(capsys, *map(str, arguments))
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    parser = cli.parser()
+    [action] = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
+# -- usage
+
+
+def test_there_are_the_commands_of_this_version() -> None:
+    """Each of them is tested below."""
+    assert set(commands()) == {"listen", "audit", "status", "check", "replay", "notify", "demo"}
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_command_has_its_help(ran: Any, command: str) -> None:
+    """Status 0, usage and every argument explained."""
+    done = ran(command, "--help")
+    assert done.status == 0
+    assert f"usage: memwatch {command}" in done.out
+    assert done.err == ""
+    for action in commands()[command]._actions:
+        assert action.help, action
+
+
+def test_the_version_is_said(ran: Any) -> None:
+    """In the form other tools have it."""
+    done = ran("--version")
+    assert (done.status, done.out) == (0, f"memwatch {cli.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["status", "--nonsense"], ["notify"], ["audit", "--for"]]
+)
+def test_wrong_usage_is_status_2_with_the_usage(ran: Any, arguments: list[str]) -> None:
+    """Nothing on stdout."""
+    done = ran(*arguments)
+    assert done.status == 2
+    assert done.out == ""
+    assert "usage: memwatch" in done.err
+
+
+@pytest.mark.parametrize("command", ["status", "check", "notify --test"])
+@pytest.mark.parametrize("kind", ["missing", "directory", "binary", "no sections", "bad options"])
+def test_a_configuration_that_cannot_be_used_is_status_2(
+    ran: Any, tmp_path: Path, command: str, kind: str
+) -> None:
+    """The file is named; no traceback, nothing on stdout."""
+    path = tmp_path / "supervisord.conf"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "binary":
+        path.write_bytes(b"\xff\xfe\x00[memwatch")
+    elif kind == "no sections":
+        path.write_text("limit = 3\n")
+    elif kind == "bad options":
+        path.write_text("[supervisord]\n[memwatch]\nlimit = \x1b[2Jmuch\nlimt = 1\n")
+    done = ran(*command.split(), "-c", path)
+    assert done.status == 2
+    assert done.out == ""
+    assert str(path) in done.err
+    assert done.err.startswith("memwatch: ")
+    assert "\x1b" not in done.err
+    if kind == "bad options":
+        assert "limit" in done.err and "limt" in done.err
+
+
+# -- status
+
+VERDICT = {"kind", "since", "measured", "bound", "confidence", "why", "told", "act"}
+WORKER = {
+    *("pid", "id", "start", "age", "rss", "anon", "pss", "uss", "swap", "measured_at", "cpu"),
+    *("fds", "threads", "requests", "limit", "headroom", "verdicts", "trend", "hours_to_limit"),
+}
+PROGRAM = {
+    *("namespec", "state", "mode", "kind", "master", "workers", "verdicts", "total"),
+    *("total_limit", "available", "held", "action", "last_action", "budget"),
+}
+LISTENER = {"pid", "ticks", "last_tick", "rss", "cpu_seconds", "events_dropped"}
+
+
+def test_the_document_has_exactly_its_keys(ran: Any, tmp_path: Path) -> None:
+    """At every depth; what is not known is null."""
+    options = "limit = 100MB\nwarmup = 10s\nconfirm = 10s\n"
+    rig = Rig(tmp_path, options, World("web", leaking=1, leak=0.5), World("job", plain=True))
+    rig.run(ticks(120))
+    document = ran("status", "--json", "-c", rig.conf).document
+    assert set(document) == {"version", "time", "listener", "programs"}
+    assert set(document["listener"]) == LISTENER
+    assert document["listener"]["ticks"] == 120
+    programs = {program["namespec"]: program for program in document["programs"]}
+    assert set(programs) == {"web", "job"}
+    verdicts, trends, held = [], [], []
+    for program in programs.values():
+        assert set(program) == PROGRAM
+        assert set(program["budget"]) == {"used", "of", "period"}
+        people = [*program["workers"], *([program["master"]] if program["master"] else [])]
+        for worker in people:
+            assert set(worker) == WORKER
+            verdicts += worker["verdicts"]
+            trends += [worker["trend"]] if worker["trend"] else []
+        verdicts += program["verdicts"]
+        held += program["held"]
+    assert verdicts and all(set(verdict) == VERDICT for verdict in verdicts)
+    assert held and all(set(reason) == {"code", "text", "until"} for reason in held)
+    assert all(set(trend) == {"bytes_per_hour", "low", "high"} for trend in trends)
+    assert (programs["web"]["kind"], programs["job"]["kind"]) == ("gunicorn", "plain")
+    assert programs["web"]["workers"][0]["pss"] is None
+    assert programs["job"]["master"] is None
+
+
+def test_status_is_0_where_nothing_is_told_and_1_where_something_is(
+    ran: Any, tmp_path: Path
+) -> None:
+    """The same in words as in JSON."""
+    healthy = Rig(tmp_path / "healthy", "", World()).run(ticks(5))
+    options = "limit = 100MB\nwarmup = 10s\nconfirm = 10s\n"
+    leaking = Rig(tmp_path / "leaking", options, World(leaking=1, leak=0.5)).run(ticks(120))
+    for rig, status in ((healthy, 0), (leaking, 1)):
+        done = ran("status", "-c", rig.conf)
+        assert (done.status, done.err) == (status, "")
+        assert ran("status", "--json", "-c", rig.conf).status == status
+        assert "web: RUNNING, gunicorn, observe" in done.out
+    assert "limit: " in done.out
+    assert "held: mode = observe" in done.out
+
+
+def test_a_silent_listener_is_status_2(ran: Any, tmp_path: Path) -> None:
+    """What it saw last is shown all the same."""
+    rig = Rig(tmp_path, "", World())
+    rig.clock.now = time.time() - 3600
+    rig.run(ticks(3))
+    done = ran("status", "-c", rig.conf)
+    assert done.status == 2
+    assert "web: RUNNING" in done.out
+    assert "the listener is silent" in done.err
+
+
+def test_without_a_tick_the_listener_is_silent(ran: Any, tmp_path: Path) -> None:
+    """It has started, and that is all."""
+    rig = Rig(tmp_path).run(b"")
+    done = ran("status", "--json", "-c", rig.conf)
+    assert done.status == 2
+    assert done.document["listener"] is None
+    assert "has not ticked yet" in ran("status", "-c", rig.conf).out
+
+
+def test_without_a_journal_status_says_so(ran: Any, tmp_path: Path) -> None:
+    """Status 2, and a question that leads on."""
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text(f"[supervisord]\n[memwatch]\njournal = {tmp_path}/none.db\n")
+    done = ran("status", "-c", conf)
+    assert (done.status, done.out) == (2, "")
+    assert "none.db: no journal there yet: has the listener run?" in done.err
+
+
+def test_status_of_what_is_not_watched_lists_what_is(ran: Any, tmp_path: Path) -> None:
+    """And of what is, shows that alone."""
+    rig = Rig(tmp_path, "", World("web"), World("shop")).run(ticks(2))
+    done = ran("status", "webb", "-c", rig.conf)
+    assert (done.status, done.out) == (2, "")
+    assert "not watched: webb; watched: shop, web" in done.err
+    document = ran("status", "shop", "--json", "-c", rig.conf).document
+    assert [program["namespec"] for program in document["programs"]] == ["shop"]
+
+
+def test_hostile_names_never_reach_a_terminal(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by status, check, the log, or the errors about a name."""
+    rig = Rig(tmp_path, "limit = 100MB\nwarmup = 10s\nconfirm = 10s\n")
+    rig.supervisor = PaperSupervisor(World(HOSTILE, leaking=1, leak=0.5))
+    rig.supervisor.asked = rig._asked
+    rig.run(ticks(120))
+    monkeypatch.setattr(rehearsal, "Supervisor", _paper(World(HOSTILE, pid=0, state="STOPPED")))
+    shown = [rig.log]
+    for arguments in (["status"], ["status", HOSTILE + "x"], ["check"]):
+        done = ran(*arguments, "-c", rig.conf)
+        shown += [done.out, done.err]
+    assert any("forged" in text for text in shown)
+    for text in shown:
+        assert "\x1b" not in text and "\u202e" not in text and "\u2028" not in text
+        assert not [line for line in text.split("\n") if line.startswith("forged")]
+    json_text = ran("status", "--json", "-c", rig.conf).out
+    assert json_text.isascii() and json.loads(json_text)["programs"][0]["namespec"] == HOSTILE
+
+
+def _paper(*worlds: World) -> Any:
+    class Paper(PaperSupervisor):
+        def __init__(self, *_: object) -> None:
+            super().__init__(*worlds)
+
+        def __enter__(self) -> Paper:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    return Paper
+
+
+# -- check
+
+
+def test_check_says_the_configuration_in_words(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 0 where all is well, and 1 with what to do where it is not."""
+    monkeypatch.setattr(rehearsal, "Supervisor", _paper(World("web", pid=0, state="STOPPED")))
+    conf = tmp_path / "supervisord.conf"
+    head = f"[supervisord]\n[unix_http_server]\nfile={tmp_path}/s.sock\n"
+    conf.write_text(head + f"[memwatch]\njournal = {tmp_path}/j.db\nlimit = 90%\n")
+    done = ran("check", "-c", conf)
+    assert (done.status, done.err) == (0, "")
+    assert "watching only (mode = observe)" in done.out
+    assert "limit 90% of what is available" in done.out
+    assert "FAIL" not in done.out
+
+    (tmp_path / "file").write_text("")
+    conf.write_text(head + f"[memwatch]\njournal = {tmp_path}/file/j.db\n[memwatch:webb]\n")
+    done = ran("check", "-c", conf)
+    assert done.status == 1
+    assert "FAIL journal" in done.out and "name another place in `journal`" in done.out
+    assert "FAIL [memwatch:webb]: matches no program" in done.out
+    lines = ran("check", "--json", "-c", conf).document
+    assert {"ok", "subject", "text"} == set(lines[0])
+    assert sum(line["ok"] is False for line in lines) == 2
+
+
+def test_check_without_supervisord_says_how_to_reach_it(ran: Any, tmp_path: Path) -> None:
+    """No server section; a server that is not there."""
+    conf = tmp_path / "supervisord.conf"
+    rest = f"[supervisord]\n[memwatch]\njournal = {tmp_path}/j.db\n"
+    conf.write_text(rest)
+    done = ran("check", "-c", conf)
+    assert done.status == 1
+    assert "FAIL RPC: no [unix_http_server] and no [inet_http_server]" in done.out
+    conf.write_text(f"[unix_http_server]\nfile={tmp_path}/none.sock\n{rest}")
+    done = ran("check", "-c", conf)
+    assert done.status == 1
+    assert "none.sock" in done.out and "is it running" in done.out
+
+
+# -- replay
+
+HEADER = '{"program": {"namespec": "web", "limit": 1000, "options": {"warmup": "0s"}}}\n'
+TICK = '{"t": %d, "master": null, "workers": [{"pid": 7, "start": 1, "rss": 5000}]}\n'
+
+
+def test_replay_prints_a_line_for_each_tick(ran: Any, tmp_path: Path) -> None:
+    """Status 0."""
+    recording = tmp_path / "ticks"
+    recording.write_text(HEADER + TICK % 0 + TICK % 60)
+    done = ran("replay", recording)
+    assert (done.status, done.err) == (0, "")
+    assert [json.loads(line)["t"] for line in done.out.splitlines()] == [0, 60]
+
+
+def test_a_bad_line_is_said_by_its_number_and_the_next_is_read(ran: Any, tmp_path: Path) -> None:
+    """Status 2 at the end."""
+    recording = tmp_path / "ticks"
+    recording.write_bytes((HEADER + "nonsense\n").encode() + b"\xff\x1b\n" + (TICK % 5).encode())
+    done = ran("replay", recording)
+    assert done.status == 2
+    assert [line[:8] for line in done.err.splitlines()] == ["line 2: ", "line 3: "]
+    assert [json.loads(line)["t"] for line in done.out.splitlines()] == [5]
+    assert "\x1b" not in done.err
+
+
+@pytest.mark.parametrize("arguments", [["{}/none"], ["{}"], ["--config", "{}/none", "/dev/null"]])
+def test_a_file_that_cannot_be_read_is_status_2(
+    ran: Any, tmp_path: Path, arguments: list[str]
+) -> None:
+    """A recording, a directory, a configuration."""
+    done = ran("replay", *[argument.format(tmp_path) for argument in arguments])
+    assert (done.status, done.out) == (2, "")
+    assert str(tmp_path) in done.err
+
+
+def test_replay_reads_bytes_that_are_no_text_from_a_pipe() -> None:
+    """As `memwatch replay < recording` would meet them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisor_memwatch", "replay"],
+        input=HEADER.encode() + b"\xff\xfe\n" + (TICK % 5).encode(),
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"line 2: ")
+    assert b"Traceback" not in done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    """`memwatch replay ... | head -1`: no traceback, nothing on stderr."""
+    recording = tmp_path / "ticks"
+    recording.write_text(HEADER + "".join(TICK % second for second in range(2000)))
+    with subprocess.Popen(
+        [sys.executable, "-m", "supervisor_memwatch", "replay", str(recording)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
+
+
+def test_a_terminal_that_knows_no_umlaut_gets_an_escape(tmp_path: Path) -> None:
+    """Not a traceback: here for the name of a program."""
+    rig = Rig(tmp_path, "", World("wörld")).run(ticks(2))
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisor_memwatch", "status", "-c", str(rig.conf)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == b""
+    assert rb"w\xf6rld: RUNNING" in done.stdout
+
+
+# -- notify
+
+
+@pytest.fixture
+def receivers() -> Iterator[tuple[Receiver, Receiver]]:
+    with Receiver() as good, Receiver(500) as bad:
+        yield good, bad
+
+
+def test_notify_test_sends_to_every_target_and_says_how_it_went(
+    ran: Any, tmp_path: Path, receivers: tuple[Receiver, Receiver]
+) -> None:
+    """0 where all took it, 1 where one did not; addresses only as far as their host."""
+    good, bad = receivers
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text(f"[supervisord]\n[memwatch]\nnotify = {good.url}secret\n")
+    done = ran("notify", "--test", "-c", conf)
+    assert (done.status, done.err) == (0, "")
+    assert ": ok: delivered" in done.out
+    assert len(good.received) == 1
+
+    conf.write_text(
+        f"[supervisord]\n[memwatch]\nnotify = {good.url}secret\n[memwatch:web]\n"
+        f"notify = {bad.url}secret\n"
+    )
+    done = ran("notify", "--test", "-c", conf)
+    assert done.status == 1
+    assert ": FAILED: HTTP 500" in done.out
+    assert "secret" not in done.out + done.err
+    shown = ran("notify", "--test", "--json", "-c", conf).document
+    assert [each["ok"] for each in shown] == [True, True]
+
+
+def test_notify_without_a_target_says_where_to_name_one(ran: Any, tmp_path: Path) -> None:
+    """Status 2."""
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text("[supervisord]\n[memwatch]\n")
+    done = ran("notify", "--test", "-c", conf)
+    assert (done.status, done.out) == (2, "")
+    assert "no `notify` is set" in done.err
+
+
+# -- audit
+
+
+def worker(pid: int, anon: float, cpu: float | None) -> Worker:
+    return Worker(WorkerId(pid, pid * 10), 100.0, int(anon * MB), anon=int(anon * MB), cpu=cpu)
+
+
+def saved(workers: list[Worker], changes: dict[int, float] | None = None) -> dict[str, Any]:
+    """A program as --save keeps it: sizes and CPU before the run."""
+    return {
+        "namespec": "web",
+        "workers": [{"id": str(w.id), "cpu": w.cpu} for w in workers],
+        "low_anon": {str(w.id): w.anon for w in workers},
+        "changes": [
+            {"id": str(WorkerId(pid, pid * 10)), "beyond": int(beyond * MB)}
+            for pid, beyond in (changes or {}).items()
+        ],
+    }
+
+
+def compared(
+    before: list[tuple[float, float]],
+    after: list[tuple[float, float]],
+    changes: dict[int, float] | None = None,
+) -> list[str]:
+    """What is found of workers 1, 2, ...: (MB, CPU seconds) before and after the run."""
+    old = [worker(pid, *figures) for pid, figures in enumerate(before, 1)]
+    new = [worker(pid, *figures) for pid, figures in enumerate(after, 1)]
+    lows = {each.id: each.anon or 0 for each in new}
+    return [change.found for change in audit.compare(lows, new, saved(old, changes))]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changes", "found"),
+    [
+        # The one that worked grew; its idle siblings are the control.
+        ([(50, 1), (50, 1)], [(90, 31), (50, 1.1)], None, ["grew", "same"]),
+        # All grew alike, the idle ones too: not the run's doing.
+        ([(50, 1), (50, 1), (50, 1)], [(70, 31), (70, 1.1), (70, 1.2)], None, None),
+        # Nobody is idle: nobody is a control.
+        ([(50, 1), (50, 1)], [(90, 31), (90, 31)], None, ["grew", "grew"]),
+        # Noise: less than 4 MB, and less than a twentieth of what it held.
+        ([(50, 1), (50, 1)], [(53, 31), (50, 1)], None, ["same", "same"]),
+        ([(1000, 1), (50, 1)], [(1040, 31), (50, 1)], None, ["same", "same"]),
+        # The run before had grown as much: a leak repeats it, a cache does not.
+        ([(90, 31), (50, 1)], [(130, 61), (50, 1.1)], {1: 40, 2: 0}, ["leak", "same"]),
+        ([(90, 31), (50, 1)], [(91, 61), (50, 1.1)], {1: 40, 2: 0}, ["settled", "same"]),
+        ([(90, 31), (50, 1)], [(100, 61), (50, 1.1)], {1: 40, 2: 0}, ["settled", "same"]),
+        # One that shrank.
+        ([(90, 1), (50, 1)], [(50, 31), (50, 1)], None, ["same", "same"]),
+    ],
+)
+def test_each_worker_is_compared_with_itself(
+    before: list[tuple[float, float]],
+    after: list[tuple[float, float]],
+    changes: dict[int, float] | None,
+    found: list[str] | None,
+) -> None:
+    """What idle siblings grew by is taken off what the others did."""
+    expected = found or ["same", "grew", "grew"]
+    result = compared(before, after, changes)
+    if found is None:
+        assert result[0] == "same"
+    else:
+        assert result == expected
+
+
+def test_a_worker_that_was_not_there_is_new() -> None:
+    """Another start time is another worker, whatever its pid."""
+    old = [worker(1, 50, 1.0)]
+    new = [Worker(WorkerId(1, 99), 5.0, 90 * MB, anon=90 * MB, cpu=9.0), worker(2, 90, 3.0)]
+    lows = {each.id: each.anon or 0 for each in new}
+    assert [change.found for change in audit.compare(lows, new, saved(old))] == ["new", "new"]
+
+
+def test_workers_whose_cpu_is_not_known_are_compared_all_the_same() -> None:
+    """No CPU, no idle control."""
+    old, new = [worker(1, 50, None)], [worker(1, 90, None)]
+    lows = {each.id: each.anon or 0 for each in new}
+    [change] = audit.compare(lows, new, saved(old))
+    assert (change.found, change.cpu) == ("grew", None)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """The pid of a plain process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(1, flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+def test_one_look_tells_how_much_and_not_whether_it_grows(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 0; saved for its user alone, and compared with itself."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    kept = tmp_path / "before"
+    done = ran("audit", "web", "--for", "0", "--save", kept)
+    assert (done.status, done.err) == (0, "")
+    assert str(sleeper) in done.out
+    assert "one look tells how much, not whether it grows" in done.out
+    assert kept.stat().st_mode & 0o777 == 0o600
+    again = ran("audit", "web:web", "web", "--for", "0", "--since", kept)
+    assert again.status == 0
+    assert "every worker holds about what it held before" in again.out
+    document = ran("audit", "web", "--for", "0", "--json", "--since", kept).document
+    assert [change["found"] for change in document["programs"][0]["changes"]] == ["same"]
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "boot": "another"}))
+    done = ran("audit", "web", "--for", "0", "--since", kept)
+    assert done.status == 2
+    assert "the machine was booted since" in done.err
+
+
+def test_a_program_that_is_not_running_is_status_2_with_those_that_are(
+    ran: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Escaped, whatever they are called."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {HOSTILE: 1, "shop": 2})
+    done = ran("audit", "webb\x1b")
+    assert (done.status, done.out) == (2, "")
+    assert "not a running program of Supervisor's; running: shop, web\\x1b" in done.err
+    assert "\x1b" not in done.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "null",
+        "{}",
+        "[" * 100_000,
+        '{"memwatch": "audit", "v": 2, "boot": "x", "programs": []}',
+        '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [3]}',
+        '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [{"namespec": "web"}]}',
+        '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [{"namespec": "web", '
+        '"workers": [{"id": "1:10", "cpu": "much"}], "low_anon": {}, "changes": []}]}',
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_file_that_save_did_not_make_is_status_2(
+    ran: Any, tmp_path: Path, sleeper: int, text: str | bytes
+) -> None:
+    """Before anything is watched."""
+    kept = tmp_path / "before"
+    kept.write_bytes(text if isinstance(text, bytes) else text.encode())
+    done = ran("audit", sleeper, "--for", "0", "--since", kept)
+    assert (done.status, done.out) == (2, "")
+    assert "not a file that `memwatch audit --save` made" in done.err
+
+
+def test_what_audit_cannot_do_is_status_2_and_one_sentence(
+    ran: Any, tmp_path: Path, sleeper: int
+) -> None:
+    """Nothing on stdout."""
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text("[supervisord]\n")
+    for arguments, text in (
+        ([sleeper, "--for", "soon"], "valid: a time such as 30s or 10m, or 0"),
+        ([sleeper, "--for", "-5"], "valid: a time"),
+        (["999999999"], "no process 999999999"),
+        ([sleeper, "--for", "0"], "is no gunicorn's: name a program"),
+        (["9" * 5000, "-c", conf], "no [unix_http_server]"),
+        (["web", "-c", conf], "no [unix_http_server]"),
+        (["web", "-c", tmp_path / "none"], "none"),
+        ([sleeper, "--for", "0", "--since", tmp_path / "none"], "No such file"),
+        ([sleeper, "--for", "0", "--since", tmp_path], "Is a directory"),
+    ):
+        done = ran("audit", *arguments)
+        assert (done.status, done.out) == (2, ""), arguments
+        assert text in done.err
+        assert len(done.err.splitlines()) == 1
+
+
+# -- listen
+
+
+def test_listen_on_a_terminal_is_refused(ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it touches stdout; the rest of listen is test_listener.py's."""
+    monkeypatch.setattr("os.isatty", lambda fd: fd == 0)
+    done = ran("listen")
+    assert (done.status, done.out) == (2, "")
+    assert "listen is started by supervisord" in done.err
+
+
+def test_an_error_of_several_lines_is_made_safe_line_by_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Configuration errors come all at once, each with a line of its own."""
+    problems = [config.Problem("a.conf", what="one"), config.Problem("b.conf", what="two\x1b[2J")]
+    assert cli.fail(config.ConfigError(problems)) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") >= 2
+    assert "\x1b" not in err
+
+
+def test_a_stream_of_another_kind_is_left_as_it_is() -> None:
+    """Somebody calls main() with a stdout of their own."""
+    cli._set_errors(io.StringIO(), "replace")
