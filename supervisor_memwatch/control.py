@@ -4,9 +4,9 @@ Covers: that a signal reaches the process that was judged and no other; that eve
 supervisord is one exception, in words, within its time. Does not cover: whether to act
 (policy.py), in which order (procedures.py).
 
-The XML-RPC client is our own: xmlrpc.client and what it imports cost a listener 5 MB of 15, and
-neither bounds the time or the size of an answer. This one costs less than 1 MB and speaks as much
-of HTTP and XML-RPC as supervisord does.
+The XML-RPC client is our own: xmlrpc.client and what it imports would add a quarter to the
+listener's memory (3 MB PSS, 6 MB RSS), and bound neither the time nor the size of an answer. This
+one speaks as much of HTTP and XML-RPC as supervisord does.
 """
 
 from __future__ import annotations

@@ -362,7 +362,7 @@ class Notifier:
         reason, whatever the figures.
         """
         event = envelope(news, self.host, id)
-        return any([self._queue(news, target, key, event) for target in targets])
+        return sum(self._queue(news, target, key, event) for target in targets) > 0
 
     def drain(self) -> list[Delivery]:
         """How it went since the last call, oldest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 from worlds import World
@@ -132,7 +133,7 @@ def test_a_start_that_fails_is_tried_again_and_again() -> None:
     assert outcome is not None and outcome.result == "done"
     starts = [at for at, command in world.log if command.do == "start"]
     assert len(starts) == 8
-    gaps = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
     assert gaps == sorted(gaps) and gaps[-1] <= 62.0
 
 

@@ -122,7 +122,7 @@ def test_the_ladder_climbs_only_after_a_rung_proved_ineffective() -> None:
     did = [command.signal or command.do for _, command in host.commands]
     assert did == ["TERM", "HUP", "stop", "start"]
     assert "gave_up" in host.told()
-    assert [held.code for held in host.watch.held][0] == "gave_up"
+    assert next(held.code for held in host.watch.held) == "gave_up"
 
 
 def test_a_worker_is_not_recycled_while_another_is_missing() -> None:
@@ -230,4 +230,4 @@ def test_a_worker_that_does_not_leave_is_asked_once() -> None:
     host = Host(world, replace(ACT, cooldown=60.0, max_unavailable=2)).run(7200)
     assert len(host.commands) == 1
     assert host.told()[:2] == ["suspected", "failed"]
-    assert [held.code for held in host.watch.held][0] == "leaving"
+    assert next(held.code for held in host.watch.held) == "leaving"
