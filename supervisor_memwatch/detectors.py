@@ -359,9 +359,11 @@ class Leak:
         bound = (self.flat_share if flattens else self.share) * max(left + grown, 0)
         pace = growth.pace(life.series, stretch)
         near = left / pace if pace > 0 else float("inf")
-        why += f", {name} {units.size(held)} of {units.size(ceiling)}"
+        why = f"{name} {units.size(held)}, {why}"
         if 0 < near < 2 * units.DAY:
-            why += f" in {units.time(near)}"
+            why += f", {units.size(ceiling)} in {units.time(near)}"
+        else:
+            why += f", of {units.size(ceiling)}"
         known = last <= min(scene.past.plateau, ceiling / 2)
         material = (grown >= bound or near <= self.soon) and not known
         return Opinion(grown, bound, confidence, why, material, stretch)

@@ -145,7 +145,7 @@ def _ladder(decision: Decision, now: Situation) -> Held | None:
     actions = now.options.actions
     if decision.verdict is None:
         return None
-    if decision.action not in actions:
+    if decision.action not in actions and now.snapshot.kind != "plain":
         kind = decision.verdict.kind
         return Held("no_action", f"only a restart would help {kind}, and actions has none")
     if now.rung >= len(actions):
