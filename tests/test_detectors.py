@@ -547,8 +547,8 @@ def test_a_verdict_is_explained_in_words_with_numbers() -> None:
         for verdict in detectors.examine(options, seen, past)[WorkerId(101, 101)]
         if verdict.kind == "leak"
     ]
-    assert verdict.why.startswith("anonymous memory +") and "/min for " in verdict.why
-    assert "of 600.0MB in" in verdict.why
+    assert ", anonymous memory +" in verdict.why and "/min for " in verdict.why
+    assert ", 600.0MB in " in verdict.why
     assert 0.7 < verdict.confidence < 1 and verdict.since < seen.at
 
 
