@@ -11,10 +11,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import __version__, detectors, report, topology, units
+from .config import named
 from .model import RUNNING, Snapshot, Verdict, Worker, WorkerId
 from .options import Options
 from .sampler import Program, Sampler
@@ -32,10 +33,11 @@ class AuditError(Exception):
 
 
 class Subject(NamedTuple):
-    """One gunicorn, or plain program, to be audited."""
+    """One gunicorn, or plain program, to be audited, and what `--save` kept of it."""
 
     name: str
     pid: int
+    before: Mapping[str, Any] | None = None
 
 
 class Change(NamedTuple):
@@ -64,20 +66,20 @@ def run(
 
     `namespecs` gives Supervisor's running programs where a name is not a pid. Raises AuditError.
     """
-    before = _read_saved(since) if since else None
+    saved = _read_saved(since) if since else None
+    if save:
+        _try_to_save(save)
     subjects = _subjects(names, namespecs)
-    watched = _watch(subjects, seconds)
-    programs = [
-        _program(subject, snapshots, verdicts, past, options, (before or {}).get(subject.name))
-        for subject, snapshots, verdicts, past, options in watched
-    ]
+    if since and saved is not None:
+        subjects = _matched(subjects, since, saved)
+    programs = [_program(*watched) for watched in _watch(subjects, seconds)]
     if save:
         _save(save, programs)
     if as_json:
         document = {"version": __version__, "time": time.time(), "programs": programs}
         print(json.dumps(document, indent=2))
     else:
-        print("\n\n".join(_text(program, seconds) for program in programs))
+        print("\n\n".join(_text(program, seconds, since) for program in programs))
     return 1 if any(program["found"] for program in programs) else 0
 
 
@@ -105,14 +107,18 @@ def _subjects(names: Sequence[str], namespecs: Callable[[], Mapping[str, int]]) 
             subjects.append(Subject(_label(found), found.root.pid))
             continue
         running = namespecs() if running is None else running
-        pid = running.get(name) or running.get(name.partition(":")[2] or f"{name}:{name}")
-        if pid is None:
-            known = ", ".join(units.printable(n) for n in sorted(running)) or "none"
+        meant = [Subject(spec, pid) for spec, pid in running.items() if named(name, spec)]
+        if not meant:
             raise AuditError(
-                f"{units.printable(name)}: not a running program of Supervisor's; running: {known}"
+                f"{units.printable(name)}: not a running program of Supervisor's; running: "
+                + (_listed(running) or "none")
             )
-        subjects.append(Subject(name, pid))
-    return subjects
+        subjects += meant
+    return list({subject.pid: subject for subject in subjects}.values())
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(units.printable(name) for name in sorted(names))
 
 
 def _label(tree: topology.Tree) -> str:
@@ -126,6 +132,33 @@ def _label(tree: topology.Tree) -> str:
     title, found, rest = words.partition("gunicorn: master [")
     name = rest.partition("]")[0] if found and not title else words.split(" ")[-1]
     return units.printable(f"{name or 'gunicorn'} (pid {pid})", 80)
+
+
+def _matched(
+    subjects: Sequence[Subject], path: str, saved: Sequence[Mapping[str, Any]]
+) -> list[Subject]:
+    """Each with what FILE has of it: by its processes, else (all are new) by its name.
+
+    Raises AuditError where FILE has nothing of any.
+    """
+    matched = []
+    for subject in subjects:
+        tree = topology.discover(subject.pid)
+        now = {str(id) for id in (tree.root, tree.master, *tree.workers)} if tree else set()
+        same = [program for program in saved if now & _ids(program)]
+        same += [program for program in saved if program["namespec"] == subject.name]
+        matched.append(subject._replace(before=same[0] if same else None))
+    if not any(subject.before for subject in matched):
+        here = _listed(subject.name for subject in subjects)
+        there = _listed(program["namespec"] for program in saved) or "no program"
+        raise AuditError(f"--since {path}: nothing in it is of {here}; it has {there}")
+    return matched
+
+
+def _ids(program: Mapping[str, Any]) -> set[str]:
+    """The ids of a kept program's master and workers."""
+    people = [*program["workers"], *([program["master"]] if program.get("master") else [])]
+    return {worker["id"] for worker in people}
 
 
 Watched = tuple[
@@ -186,7 +219,6 @@ def _program(
     verdicts: Mapping[WorkerId | None, tuple[Verdict, ...]],
     past: detectors.Past,
     options: Options,
-    before: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """One program's part of the document."""
     last = snapshots[-1]
@@ -197,7 +229,7 @@ def _program(
         for worker in last.workers
     }
     workers = [_worker(worker, last, verdicts, past, options) for worker in last.workers]
-    changes = compare(lows, last.workers, before) if before else []
+    changes = compare(lows, last.workers, subject.before) if subject.before else []
     told = [
         f"worker {worker['pid']}: {verdict['kind']}: {verdict['why']}"
         for worker in workers
@@ -236,9 +268,9 @@ def _worker(
 
 
 def _enough(past: detectors.Past, last: Snapshot) -> bool:
-    """Whether each worker was watched long enough for the detectors' first window."""
+    """Whether each worker, past its warm-up, was watched for the detectors' first window."""
     lives = [past.lives.get(worker.id) for worker in last.workers]
-    return all(life is not None and len(life.series.points()) >= 10 for life in lives)
+    return all(life and life.warm and len(life.series.points()) >= 10 for life in lives)
 
 
 def compare(
@@ -301,7 +333,7 @@ def _change_json(change: Change) -> dict[str, Any]:
     return {**change._asdict(), "id": str(change.id), "pid": change.id.pid}
 
 
-def _text(program: Mapping[str, Any], seconds: float) -> str:
+def _text(program: Mapping[str, Any], seconds: float, since: str | None) -> str:
     """One program as people read it."""
     lines = [f"{units.printable(program['namespec'])}: {units.size(program['total'])} in all"]
     people = [("worker", worker) for worker in program["workers"]]
@@ -331,7 +363,9 @@ def _text(program: Mapping[str, Any], seconds: float) -> str:
         for change in program["changes"]
         if change["found"] != "same"
     ]
-    lines.append(_summary(program, seconds))
+    lines.append("  => " + _summary(program, seconds))
+    if since:
+        lines += [f"  => {text}" for text in _not_compared(program, since)]
     return "\n".join(lines)
 
 
@@ -345,20 +379,32 @@ def _words(worker: Mapping[str, Any], role: str, enough: bool) -> str:
 def _summary(program: Mapping[str, Any], seconds: float) -> str:
     if any(change["found"] == "grew" for change in program["changes"]):
         return (
-            "  => grew beyond its siblings: a cache that filled, or a leak. Save again, do the "
+            "grew beyond its siblings: a cache that filled, or a leak. Save again, do the "
             "same run once more, and compare: a cache stays, a leak grows by as much again"
         )
     if program["found"]:
-        return "  => " + "; ".join(program["found"])
-    if program["changes"]:
-        return "  => every worker holds about what it held before"
+        return "; ".join(program["found"])
+    old = [change for change in program["changes"] if change["found"] != "new"]
+    if old and len(old) == len(program["changes"]):
+        return "every worker holds about what it held before"
+    if old:
+        return "the workers that were there before hold about what they held then"
     if program["enough"]:
-        return f"  => no worker grows or stands out, as far as {units.time(seconds)} can tell"
+        return f"no worker grows or stands out, as far as {units.time(seconds)} can tell"
     if not seconds:
-        return "  => one look tells how much, not whether it grows: watch it with --for 60s"
-    return (
-        f"  => not enough to tell: workers have to be past their warm-up for {units.time(seconds)}"
-    )
+        return "one look tells how much, not whether it grows: watch it with --for 60s"
+    return f"not enough to tell: workers have to be past their warm-up for {units.time(seconds)}"
+
+
+def _not_compared(program: Mapping[str, Any], since: str) -> list[str]:
+    """What `--since` was asked for and could not tell."""
+    changes = program["changes"]
+    new = [str(change["pid"]) for change in changes if change["found"] == "new"]
+    if not changes:
+        return [f"not in {units.printable(since)}: nothing to compare"]
+    if len(new) == len(changes):
+        return ["no worker of before is left: nothing to compare"]
+    return [f"not compared, as they are new: workers {', '.join(new)}"] if new else []
 
 
 # -- the kept file -----------------------------------------------------------------------
@@ -370,26 +416,40 @@ def _boot() -> str:
         return file.read().strip()
 
 
+def _open_to_save(path: str, flags: int) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+    except OSError as error:
+        raise AuditError(f"--save {path}: {error.strerror}") from None
+
+
+def _try_to_save(path: str) -> None:
+    """Better before the watch than after it. What is there stays as it is. Raises AuditError."""
+    there = os.path.lexists(path)
+    os.close(_open_to_save(path, 0))
+    if not there:
+        os.unlink(path)
+
+
 def _save(path: str, programs: Sequence[Mapping[str, Any]]) -> None:
     document = {"memwatch": "audit", "v": 1, "boot": _boot(), "programs": programs}
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w") as file:
+        with open(_open_to_save(path, os.O_TRUNC), "w") as file:
             json.dump(document, file)
     except OSError as error:
         raise AuditError(f"--save {path}: {error.strerror}") from None
 
 
-def _read_saved(path: str) -> dict[str, Any]:
-    """namespec -> program, as `--save` kept them."""
+def _read_saved(path: str) -> list[Mapping[str, Any]]:
+    """The programs as `--save` kept them. Raises AuditError."""
     try:
         with open(path) as file:
             document = json.load(file)
         if document["memwatch"] != "audit" or document["v"] != 1:
             raise KeyError
-        programs = {program["namespec"]: program for program in document["programs"]}
+        programs: list[Mapping[str, Any]] = document["programs"]
         boot = document["boot"]
-        for program in programs.values():
+        for program in programs:
             _shape_of_saved(program)
     except OSError as error:
         raise AuditError(f"--since {path}: {error.strerror}") from None
@@ -401,7 +461,8 @@ def _read_saved(path: str) -> dict[str, Any]:
 
 
 def _shape_of_saved(program: Mapping[str, Any]) -> None:
-    """What `compare` reads is there. Raises KeyError or TypeError where it is not."""
+    """What is read of it is there. Raises KeyError or TypeError where it is not."""
+    _ = program["namespec"] + "", {id + "" for id in _ids(program)}
     for worker in program["workers"]:
         _ = worker["id"], 0 + (worker["cpu"] or 0)
     for change in program["changes"]:

@@ -53,13 +53,17 @@ def parser() -> argparse.ArgumentParser:
     import argparse
 
     top = argparse.ArgumentParser(
-        prog="memwatch", description="A memory watchdog for gunicorn under Supervisor."
+        prog="memwatch",
+        description="A memory watchdog for gunicorn under Supervisor.",
+        epilog="Exit status of every command: 0 done or healthy; 1 the answer is no; 2 could not.",
     )
     top.add_argument("--version", action="version", version=f"memwatch {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Run, help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    def command(name: str, run: Run, help: str, more: str) -> argparse.ArgumentParser:
+        """`more`: what it prints, and its exit status."""
+        about = help[0].upper() + help[1:] + ("" if help.endswith("?") else ".")
+        sub = commands.add_parser(name, help=help, description=about, epilog=more)
         sub.set_defaults(run=run)
         return sub
 
@@ -71,12 +75,28 @@ def parser() -> argparse.ArgumentParser:
             help="supervisord.conf; default: the running supervisord's, else its search path",
         )
 
-    listen = command("listen", _listen, "the event listener; supervisord starts it")
+    listen = command(
+        "listen",
+        _listen,
+        "the event listener; supervisord starts it",
+        "Its log is on stderr, stdout carries Supervisor's event protocol. "
+        "Exit status: 0 told to stop; 1 the protocol was broken; 2 could not start.",
+    )
     with_file(listen)
 
-    audit = command("audit", _audit, "is my application leaking? from any terminal")
+    audit = command(
+        "audit",
+        _audit,
+        "from any terminal: is my application leaking?",
+        "Prints what each worker holds, how it moves, and a verdict. Exit status: 0 nothing found, "
+        "or not enough to tell; 1 something found; 2 could not.",
+    )
     audit.add_argument(
-        "names", nargs="*", metavar="NAMESPEC|PID", help="default: every gunicorn that is found"
+        "names",
+        nargs="*",
+        metavar="NAMESPEC|PID",
+        help="a program or group of Supervisor's, or a gunicorn's pid; "
+        "default: every gunicorn that is found",
     )
     audit.add_argument(
         "--for",
@@ -92,25 +112,56 @@ def parser() -> argparse.ArgumentParser:
     audit.add_argument("--json", action="store_true", help="machine-readable output")
     with_file(audit)
 
-    status = command("status", _status, "what the listener sees now")
-    status.add_argument("names", nargs="*", metavar="NAMESPEC", help="default: all programs")
+    status = command(
+        "status",
+        _status,
+        "what the listener sees now",
+        "Prints every program with its workers, their verdicts, what is held and why. "
+        "Exit status: 0 nothing is told; 1 something is; 2 could not, or the listener is silent.",
+    )
+    status.add_argument(
+        "names", nargs="*", metavar="NAMESPEC", help="programs or groups; default: all"
+    )
     status.add_argument("--json", action="store_true", help="machine-readable output")
     with_file(status)
 
-    check = command("check", _check, "the configuration in words, and a rehearsal")
+    check = command(
+        "check",
+        _check,
+        "the configuration in words, and a rehearsal",
+        "Prints a line for each thing the listener will need: ok, FAIL and what to do, or for "
+        "information. Exit status: 0 nothing fails; 1 something does; 2 could not.",
+    )
     check.add_argument("--json", action="store_true", help="machine-readable output")
     with_file(check)
 
-    replay = command("replay", _replay, "run recorded snapshots through the detectors")
+    replay = command(
+        "replay",
+        _replay,
+        "run recorded snapshots through the detectors",
+        "Prints a line of JSON for each tick: what is told and what would be acted on. "
+        "Exit status: 0 done; 2 could not, or some lines were bad (said on stderr).",
+    )
     replay.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: - (stdin)")
     replay.add_argument("--config", metavar="FILE", help="judge with the options of this file")
 
-    notify = command("notify", _notify, "send a test message to every target")
+    notify = command(
+        "notify",
+        _notify,
+        "send a test message to every target",
+        "Prints a line for each target. Exit status: 0 all took it; 1 one did not; 2 could not.",
+    )
     notify.add_argument("--test", action="store_true", required=True, help="send it")
     notify.add_argument("--json", action="store_true", help="machine-readable output")
     with_file(notify)
 
-    demo = command("demo", _demo, "a leak found and recycled while requests flow")
+    demo = command(
+        "demo",
+        _demo,
+        "a leak found and recycled while requests flow",
+        "Prints what happens, for up to two minutes. Exit status: 0 the leak was found and "
+        "recycled; 1 it was not; 2 could not.",
+    )
     demo.add_argument("--keep", action="store_true", help="leave the directory with the logs")
     return top
 

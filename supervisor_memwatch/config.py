@@ -108,6 +108,26 @@ def namespec(group: str, process: str) -> str:
     return process if group == process else f"{group}:{process}"
 
 
+def named(asked: str, spec: str) -> bool:
+    """Whether what a person wrote means the program with this namespec.
+
+    `web` and `web:web` are one; `web`, and `web:*` as supervisorctl has it, are all of a group.
+    """
+    group = asked.removesuffix(":*")
+    return asked in (spec, f"{spec}:{spec}") or group == spec or spec.startswith(f"{group}:")
+
+
+def listeners_of(path: str, environ: Mapping[str, str]) -> frozenset[str]:
+    """The groups of the event listeners that the file names now; none if it cannot be read.
+
+    `supervisorctl update` starts new ones while we run. Never raises.
+    """
+    try:
+        return IniFile(path, environ).listeners()
+    except (ConfigError, OSError):
+        return frozenset()
+
+
 def _any(names: Iterable[str], globs: str) -> bool:
     return any(fnmatchcase(name, glob) for glob in options.words(globs) for name in names)
 

@@ -123,7 +123,8 @@ class Tail(NamedTuple):
 class Supervisor:
     """The calls of supervisord's RPC that memwatch uses; each returns or raises RpcError.
 
-    url: unix:///path or http://host:port, None where supervisord has no server.
+    url: unix:///path or http://host:port, None where supervisord has no server. A login in it
+    (http://name:password@host:port) is used where no other is given, and shown nowhere.
     timeout: seconds for a whole call, from connecting to the last byte.
 
     A call is sent once, never again by itself. The connection is kept for the next call, and made
@@ -137,7 +138,9 @@ class Supervisor:
         password: str | None = None,
         timeout: float = 2.0,
     ) -> None:
-        self.url = url or ""
+        self.url, login = _without_login(url or "")
+        if username is None and login is not None:
+            username, password = login
         self.timeout = timeout
         self._login = ""
         if username is not None and password is not None:
@@ -270,8 +273,23 @@ class Supervisor:
         return f"{self._place}: {printable(error.strerror or error)}"
 
 
+def _without_login(url: str) -> tuple[str, tuple[str, str] | None]:
+    """An address without the name and password in it, and those.
+
+    Of one that is not well formed, too much is taken for a login rather than too little.
+    """
+    head, at, place = url.rpartition("@")
+    if not at or url.startswith("unix:"):
+        return url, None
+    from urllib.parse import unquote  # few need it
+
+    scheme, slashes, login = head.partition("://")
+    name, _, password = login.partition(":")
+    return (scheme if slashes else "") + slashes + place, (unquote(name), unquote(password))
+
+
 def _host_and_port(rest: str) -> tuple[str, int]:
-    place = rest.split("/", 1)[0].rpartition("@")[2]
+    place = rest.split("/", 1)[0]
     host, colon, port = place.rpartition(":")
     if not colon or port.endswith("]"):
         host, port = place, "80"

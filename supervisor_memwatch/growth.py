@@ -64,6 +64,8 @@ def grows(
     if last - first < unit * 0.25:  # almost always, and all a quiet process costs
         return None
     span = level.ats[-1] - level.ats[-count]
+    if span <= 0:  # times so large that they differ by less than a float can tell
+        return None
     grown = last - max(first, above, level.before(count))
     if grown < drift(span, unit):
         return None
@@ -127,7 +129,8 @@ def _ratio(level: Level, count: int) -> float:
     if early <= 0:
         return 0.0
     ratio = (lows[-1] - lows[-1 - third]) / early
-    time = ratio * (ats[third - count] - ats[-count]) / (ats[-1] - ats[-1 - third])
+    passed = ats[-1] - ats[-1 - third]
+    time = ratio * (ats[third - count] - ats[-count]) / passed if passed > 0 else 0.0
     worked = works[-1] - works[-1 - third]
     work = ratio * (works[third - count] - works[-count]) / worked if worked > 0 else 0.0
     return max(time, work)
@@ -164,7 +167,8 @@ def still(series: Series, stretch: Stretch) -> bool:
 def pace(series: Series, stretch: Stretch) -> float:
     """How fast it grows now, per second: over the last window as long as the one that showed it."""
     level, count = series.levels[stretch.level], stretch.buckets
-    return (level.lows[-1] - level.lows[-count]) / (level.ats[-1] - level.ats[-count])
+    span = level.ats[-1] - level.ats[-count]
+    return (level.lows[-1] - level.lows[-count]) / span if span > 0 else 0.0
 
 
 def flattens(series: Series, start: float) -> bool:
@@ -199,12 +203,20 @@ def mann_kendall(points: Sequence[float]) -> float:
 
 
 def sen(ats: Sequence[float], points: Sequence[float]) -> tuple[float, float, float]:
-    """The median of all pairwise slopes, and its 95 % interval. Per second; 3 points or more."""
+    """The median of all pairwise slopes, and its 95 % interval. Per second; 3 points or more.
+
+    0 where they are all of one time.
+    """
     n = len(points)
     slopes = sorted(
-        (points[j] - points[i]) / (ats[j] - ats[i]) for i in range(n - 1) for j in range(i + 1, n)
+        (points[j] - points[i]) / (ats[j] - ats[i])
+        for i in range(n - 1)
+        for j in range(i + 1, n)
+        if ats[j] > ats[i]
     )
     count = len(slopes)
+    if not count:
+        return 0.0, 0.0, 0.0
     half = 1.96 * (n * (n - 1) * (2 * n + 5) / 18) ** 0.5 / 2
     low = slopes[max(0, round(count / 2 - half) - 1)]
     high = slopes[min(count - 1, round(count / 2 + half))]

@@ -2,7 +2,8 @@
 
 Intentions are committed to disk before the act, outcomes after. The listener writes, every
 other command reads. Where the file cannot be written any more the journal goes on in memory,
-says so once (`trouble`), and tries the file again every minute; `durable` tells which.
+says so once (`trouble`), and tries the file again every minute; `durable` tells which. Memory
+holds no samples, and the newest entries only: the trouble may last for weeks.
 
 Not here: what the rows mean. Values go in and come out as JSON.
 """
@@ -45,8 +46,14 @@ MIGRATIONS = (
     """,
 )
 
-# What goes into memory and back when the file has trouble; entries and samples only come back.
+# What goes into memory and back when the file has trouble; entries only come back.
 CARRIED = ("watches", "procedures", "news", "answers", "facts", "latest")
+# What holds for a journal in memory alone.
+MODEST = """
+    CREATE TEMP TRIGGER no_samples BEFORE INSERT ON main.samples BEGIN SELECT RAISE(IGNORE); END;
+    CREATE TEMP TRIGGER few_entries AFTER INSERT ON main.entries
+        BEGIN DELETE FROM entries WHERE seq <= new.seq - 10000; END;
+"""
 RETRY = 60.0  # seconds between attempts to get back to the file
 BUSY = 0.25  # seconds to wait for another writer: nothing waits inside a tick
 HALF_KEPT = 86400.0  # samples older than a day are thinned to one in ten minutes
@@ -79,7 +86,7 @@ class Journal:
             db = self._open_file()
         except (OSError, sqlite3.Error) as error:
             self.trouble = self._words(error)
-            return _prepare(sqlite3.connect(":memory:", isolation_level=None))
+            return _in_memory()
         self.trouble = None
         return db
 
@@ -136,7 +143,7 @@ class Journal:
     def _to_memory(self, error: sqlite3.Error) -> None:
         self.trouble = f"{self.path}: {error}"
         self._tried = time.monotonic()
-        memory = _prepare(sqlite3.connect(":memory:", isolation_level=None))
+        memory = _in_memory()
         for table in CARRIED:
             # What is remembered must outlive the file's trouble: above all open procedures.
             try:
@@ -159,7 +166,7 @@ class Journal:
         try:
             # All or nothing: an attempt that fails half-way leaves nothing to be copied twice.
             db.execute("BEGIN IMMEDIATE")
-            for table in (*CARRIED, "samples"):
+            for table in CARRIED:
                 _copy(memory, db, table)
             _copy(memory, db, "entries", "at, namespec, kind, level, text, data")
             db.execute("COMMIT")
@@ -243,6 +250,12 @@ def _prepare(db: sqlite3.Connection) -> sqlite3.Connection:
         db.executescript(
             f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
         )
+    return db
+
+
+def _in_memory() -> sqlite3.Connection:
+    db = _prepare(sqlite3.connect(":memory:", isolation_level=None))
+    db.executescript(MODEST)
     return db
 
 

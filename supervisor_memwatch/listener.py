@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from . import __version__, journal, messages, policy, procedures, report, units
-from .config import Config, namespec
+from .config import Config, listeners_of, namespec
 from .control import RpcError, Supervisor, send
 from .journal import Journal, Statement
 from .log import Log
@@ -51,7 +51,7 @@ PERIODS = {"TICK_5": 5.0, "TICK_60": 60.0, "TICK_3600": 3600.0}
 # has waited in the queue, and a newer one is on its way.
 LATE = 3.0
 PAUSE = 3600.0  # a pause without a length
-BAD_NAME = 10  # Supervisor's fault: it does not know the program
+NOT_CALLED = 0  # in place of a fault's code: the call was not even made
 
 
 class Info(NamedTuple):
@@ -117,6 +117,7 @@ class Listener:
         self._due = dict.fromkeys(("samples", "save", "tidy", "heartbeat"), 0.0)
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
+        self._listeners: frozenset[str] = frozenset()  # those added since the file was read
         self._in_memory = False  # the journal, when it was last asked
         self._news = 0
 
@@ -298,17 +299,20 @@ class Listener:
         if info is None:
             state = REMOVED if self.state_known else UNKNOWN
             return self.sampler.look(Program(watch.namespec, state, 0, None), at)
-        program = Program(watch.namespec, info.state, info.pid, info.spawned)
+        state = info.state
+        if not self.state_known and watch.procedure and watch.procedure.action == "restart":
+            # A stop whose answer was lost, and a state that is a memory: no ground to judge on.
+            state = UNKNOWN
+        program = Program(watch.namespec, state, info.pid, info.spawned)
         return self.sampler.look(program, at, watch.wants())
 
     def _begin(self, seen: list[tuple[Watch, Snapshot, Seen]]) -> list[Watch]:
         """Which of the wanted actions may begin now: the plans are made, nothing is done."""
         wanted = {id(s.decision): watch for watch, _, s in seen if s.decision is not None}
-        under_way = sum(watch.procedure is not None for watch in self.watches.values())
         chosen, waiting = policy.choose(
             [s.decision for _, _, s in seen if s.decision is not None],
-            under_way,
-            self.config.options("", "").max_programs_at_once,
+            self._under_way(),
+            self._at_once,
         )
         for decision, reason in waiting:
             entries, news = wanted[id(decision)].hold(decision, reason)
@@ -319,6 +323,15 @@ class Listener:
             self._record(watch.begin(decision))
             begun.append(watch)
         return begun
+
+    @property
+    def _at_once(self) -> int:
+        return self.config.options("", "").max_programs_at_once
+
+    def _under_way(self) -> int:
+        """Programs in action; one that does not start, however often it is tried, holds up none."""
+        open = (watch.procedure for watch in self.watches.values() if watch.procedure)
+        return sum(procedure.attempts < 2 for procedure in open)
 
     def _write_down(
         self, seen: list[tuple[Watch, Snapshot, Seen]], begun: list[Watch], at: float
@@ -356,35 +369,35 @@ class Listener:
         if not durable and commands[0].do == "stop":
             # The guard has seen a journal that could be written; the plan was its first failure.
             reason = "the journal cannot be written: a stopped program could be forgotten"
-            self._failed(watch, commands[0], reason, called_off=True)
+            self._failed(watch, commands[0], reason, NOT_CALLED)
             return
         self._carry_out(watch, commands)
 
     def _carry_out(self, watch: Watch, commands: Iterable[Command]) -> None:
         for command in commands:
-            error, gone = self._do(command)
+            error, code = self._do(command)
             if error is None:
                 continue
-            self._failed(watch, command, error, gone)
+            self._failed(watch, command, error, code)
             if watch.procedure is None:
                 return
 
-    def _failed(self, watch: Watch, command: Command, error: str, called_off: bool) -> None:
-        result = watch.failed(command, error, called_off)
+    def _failed(self, watch: Watch, command: Command, error: str, code: int | None) -> None:
+        result = watch.failed(command, error, code)
         self._record(result.entries, result.news)
         self.journal.write(self._procedure_rows(watch, self.clock.at()))
 
-    def _do(self, command: Command) -> tuple[str | None, bool]:
-        """One command: the reason it failed, and whether the program is unknown by now."""
+    def _do(self, command: Command) -> tuple[str | None, int | None]:
+        """One command: the reason it failed, and Supervisor's fault code."""
         if command.do == "signal":
             assert command.target is not None
-            return send(command.target, command.signal), False
+            return send(command.target, command.signal), None
         call = self.rpc.stop if command.do == "stop" else self.rpc.start
         try:
             call(command.namespec)
         except RpcError as error:
-            return str(error), error.code == BAD_NAME
-        return None, False
+            return str(error), error.code
+        return None, None
 
     # -- what Supervisor says ----------------------------------------------------------
 
@@ -402,7 +415,7 @@ class Listener:
         for found in answer:
             group, name = str(found["group"]), str(found["name"])
             pairs.append((group, name))
-            if group == self.own_group or not self.config.watched(group, name):
+            if not self._watched(group, name):
                 continue
             infos[namespec(group, name)] = Info(
                 group,
@@ -412,8 +425,19 @@ class Listener:
                 float(found["start"]) or None,
             )
         if infos.keys() != self.watches.keys() or self._matched is None:
+            # Event listeners that were added since we read the file are none of our programs.
+            new = listeners_of(self.config.path, os.environ)
+            self._listeners |= new
+            infos = {name: info for name, info in infos.items() if info.group not in new}
             self._programs_changed(infos, pairs)
         self.infos = infos
+
+    def _watched(self, group: str, name: str) -> bool:
+        """Whether we look after a program: one that we act on in any case, until that is done."""
+        watch = self.watches.get(namespec(group, name))
+        if watch is not None and watch.procedure is not None:
+            return True
+        return group not in self._listeners and self.config.watched(group, name)
 
     def _programs_changed(self, infos: dict[str, Info], pairs: list[tuple[str, str]]) -> None:
         if self._matched is None:
@@ -459,9 +483,9 @@ class Listener:
         watch = Watch(name, self._options_of(name))
         self._set_options(watch)
         rows = self.journal.rows("SELECT saved, state FROM watches WHERE namespec = ?", (name,))
-        if rows and rows[0][0] <= self.clock.at() + 1.0:
+        if rows:
             try:
-                watch.load(json.loads(rows[0][1]))
+                watch.load(json.loads(rows[0][1]), max(0.0, rows[0][0] - self.clock.at()))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self.log.warn(f"{name}: what the journal remembers cannot be read: {error!r}")
                 watch = Watch(name, watch.options, watch.plain_restart)
@@ -481,31 +505,37 @@ class Listener:
 
         options = self.config.options(info.group, info.name)
         if options.grace is None:
-            graceful = self._graceful.get(watch.namespec, 30.0)
-            options = dataclasses.replace(options, grace=graceful + 5.0)
+            graceful = self._graceful.get(watch.namespec)
+            if graceful is not None:
+                options = dataclasses.replace(options, grace=graceful + 5.0)
         watch.options = options
         own = self.config.own_options(info.group, info.name)
         watch.plain_restart = "restart" in options.actions and "actions" in own
 
     def _process_state(self, event: Event) -> None:
-        """A program's state changed: keep what is known of it true, and look if we act on it."""
+        """A program's state changed: learn how it is now, and look if we act on it.
+
+        The event may have waited in a queue, behind newer ones: what it says is believed only
+        where Supervisor cannot be asked.
+        """
         fields = event.fields
         name = namespec(fields.get("groupname", ""), fields.get("processname", ""))
         info, watch = self.infos.get(name), self.watches.get(name)
         if info is None or watch is None:
             return
         state = event.name.removeprefix("PROCESS_STATE_")
-        pid = whole(fields.get("pid")) or info.pid
-        if state in DOWN_STATES or state == "BACKOFF":
-            pid = 0
         at = self.clock.at()
-        self.infos[name] = info._replace(state=state, pid=pid)
+        self._refresh(at)
+        if not self.state_known:
+            down = state in DOWN_STATES or state == "BACKOFF"
+            pid = 0 if down else whole(fields.get("pid")) or info.pid
+            self.infos[name] = info._replace(state=state, pid=pid)
         if state == "EXITED" and fields.get("expected") == "0":
             text = "the program ended unexpectedly (crash, SIGKILL or the kernel's OOM killer)"
             self._record(watch.note(at, text, level="WARN"))
         elif state == "FATAL":
             self._record([Entry(at, name, "seen", "Supervisor gave up: FATAL", {}, "ERROR")])
-        if watch.procedure is not None or state != RUNNING:
+        if name in self.watches and (watch.procedure is not None or state != RUNNING):
             self._look([watch], at)
 
     # -- what people ask ---------------------------------------------------------------
@@ -521,19 +551,26 @@ class Listener:
             return
         if self.journal.rows("SELECT 1 FROM answers WHERE id = ?", (message.id,)):
             return
-        answer, reason = "refused", message.refused
+        answer, reason, name = "refused", message.refused, ""
         if not message.refused:
             self._refresh(at)  # the next TICK may be an hour away
-            answer, reason = self._grant(message, at)
+            watches, worker = self._targets(message.target)
+            name = watches[0].namespec if len(watches) == 1 else ""
+            answer, reason = self._grant(message, watches, worker, at)
         self.journal.write([journal.answer_row(message.id, at, answer, reason)])
         words = f"{message.command} {message.target} by {message.by}: {answer}: {reason}"
-        self._record([Entry(at, message.target, "request", words, {"id": message.id})])
+        self._record([Entry(at, name, "request", words, {"id": message.id})])
         if not self.journal.durable:
             self.log.info(f"reply {message.id} {answer}: {reason}")
 
-    def _grant(self, message: messages.Message, at: float) -> tuple[str, str]:
+    def _grant(
+        self,
+        message: messages.Message,
+        watches: list[Watch],
+        worker: WorkerId | None,
+        at: float,
+    ) -> tuple[str, str]:
         """Do what was asked, or say why not: accepted, held or refused, and the reason."""
-        watches, worker = self._targets(message.target)
         if not watches:
             return "refused", f"no watched program or worker {message.target!r}"
         if message.command in ("pause", "resume"):
@@ -573,11 +610,16 @@ class Listener:
             forced=message.force,
         )
         held = watch.objections(decision, snapshot, self.state_known, self.journal.durable)
+        if not held:
+            _, waiting = policy.choose([decision], self._under_way(), self._at_once)
+            held = tuple(reason for _, reason in waiting)
         if held:
             return "held", "; ".join(reason.text for reason in held)
         self._record(watch.begin(decision))
         self.journal.write([_procedure_row(watch)], sure=True)
         self._launch(watch)
+        if watch.procedure is None and watch.last_action is not None:
+            return "refused", str(watch.last_action["text"])
         return "accepted", f"{message.command} has begun"
 
     def _targets(self, target: str) -> tuple[list[Watch], WorkerId | None]:
@@ -663,6 +705,7 @@ class Listener:
             "pid": os.getpid(),
             "ticks": self.ticks,
             "last_tick": self.last_tick,
+            "seen_at": time.time(),  # last_tick by the machine's clock, which may have been set
             "rss": _own_rss(),
             "cpu_seconds": round(usage.user + usage.system, 3),
             "events_dropped": self.dropped,

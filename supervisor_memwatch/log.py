@@ -12,6 +12,8 @@ import time
 
 from . import units
 
+QUIET = 60.0  # seconds without a trouble until it is over: many come and go every tick
+
 
 class Log:
     """Writes lines to a file descriptor; trouble with the log itself is nobody's trouble."""
@@ -19,6 +21,7 @@ class Log:
     def __init__(self, fd: int = 2) -> None:
         self._fd = fd
         self._troubles: dict[str, str] = {}
+        self._quiet: dict[str, float] = {}  # since when a trouble has not been heard of
 
     def line(self, level: str, text: str) -> None:
         now = time.time()
@@ -39,11 +42,24 @@ class Log:
         self.line("ERROR", text)
 
     def trouble(self, key: str, text: str | None) -> None:
-        """Say a trouble once, and once more when it is over (`text` None)."""
-        before = self._troubles.get(key)
-        if text is not None and before is None:
-            self._troubles[key] = text
-            self.warn(text)
-        elif text is None and before is not None:
-            del self._troubles[key]
-            self.info(f"over: {before}")
+        """Say a trouble once, and once more when it has been over (`text` None) for a minute.
+
+        One that comes back before that was not over, and is not said again.
+        """
+        now = _now()
+        if text is None and key in self._troubles:
+            self._quiet.setdefault(key, now)
+        elif text is not None:
+            self._quiet.pop(key, None)
+            if key not in self._troubles:
+                self._troubles[key] = text
+                self.warn(text)
+        # All of them: some are only heard of when they come back.
+        for over in [key for key, since in self._quiet.items() if now - since >= QUIET]:
+            del self._quiet[over]
+            self.info(f"over: {self._troubles.pop(over)}")
+
+
+def _now() -> float:
+    """The seam: tests have a clock of their own."""
+    return time.monotonic()

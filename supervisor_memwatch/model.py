@@ -25,6 +25,10 @@ RUNNING = "RUNNING"
 STARTING = "STARTING"
 STOPPING = "STOPPING"
 DOWN_STATES = ("STOPPED", "EXITED", "FATAL")
+# Supervisor's fault codes that decisions depend on.
+BAD_NAME = 10
+ALREADY_STARTED = 60
+NOT_RUNNING = 70
 # Not Supervisor's: it no longer knows the program, or has not told us of it yet.
 REMOVED = "REMOVED"
 UNKNOWN = "UNKNOWN"
@@ -97,6 +101,17 @@ class Verdict(NamedTuple):
     act: bool = False  # also material
 
 
+# Where a worker's readiness cannot be seen, it is taken to serve from this age on (seconds).
+UNSEEN_BOOT = 30.0
+
+
+def serves(worker: Worker) -> bool:
+    """Whether its run loop has started, as far as can be known."""
+    if worker.ready is None:
+        return worker.age is None or worker.age >= UNSEEN_BOOT
+    return worker.ready
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """Why something that would have been done is not."""
@@ -119,6 +134,7 @@ class Decision:
     expected: int | None = None  # bytes we hope to get back
     by: str = "memwatch"
     forced: bool = False
+    about: WorkerId | None = None  # whom the verdict is about
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,8 +216,10 @@ def _option(
     )
 
 
-_CEILING = "a size such as 400MB or 2GB, a share such as 80%, or none"
+_CEILING = "a size above 0 such as 400MB or 2GB, a share up to 100% such as 80%, or none"
 _TIME = "a time such as 30s, 10m, 2h or 7d"
+_SOME_TIME = "a time above 0 such as 30s, 10m, 2h or 7d"
+_COUNT = "a whole number from 1 to 100000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,27 +260,27 @@ class Options:
     growth: str | float = _option(
         "auto",
         _growth,
-        "auto, off or a rate such as 1MB/h",
+        "auto, off or a rate above 0 such as 1MB/h",
         "leak detector: auto, off, or the slowest growth that matters",
     )
     imbalance: float | None = _option(
         "1.6",
         _imbalance,
-        "a ratio above 1 such as 1.6, or off",
+        "a ratio above 1 and below 1000 such as 1.6, or off",
         "how many times its siblings' median a worker may hold, age and work accounted for",
     )
     warmup: float = _option("2m", _duration, _TIME, "a younger worker gets no verdict but limit")
     confirm: float = _option(
         "30s",
         _positive,
-        _TIME,
+        _SOME_TIME,
         "how long a verdict must hold without a break before it counts; "
         "also the finest step of the leak detector, whose first window is 10 steps",
     )
     actions: tuple[str, ...] = _option(
         "recycle",
         _actions,
-        "one or more of recycle, reload, restart, in this order",
+        "one or more of recycle, reload, restart, each once, in this order",
         "the ladder, gentlest first; the next rung only after the one before proved "
         "ineffective. A plain program knows restart alone, where its own section names it",
     )
@@ -291,17 +293,23 @@ class Options:
     preflight: str | tuple[str, ...] = _option(
         "auto",
         _preflight,
-        "auto, off or a command",
+        "auto, off or a command, its quotes closed",
         "proof that a new worker can boot, before any worker is asked to leave",
     )
     grace: float | None = _option(
         "auto",
         _grace,
         "auto or " + _TIME,
-        "how long a worker may finish its requests; auto: gunicorn's graceful timeout + 5 s",
+        "how long a worker may finish its requests; auto: --graceful-timeout of the program's "
+        "command line + 5 s. Where it is not there (gunicorn.conf.py is not read) 35 s are "
+        "assumed, and SIGKILL is not sent",
     )
     kill: bool = _option(
-        "off", _switch, "on or off", "on: SIGKILL after the grace; off: hold and tell"
+        "off",
+        _switch,
+        "on or off",
+        "on: SIGKILL after the grace, if that is set or --graceful-timeout is on the command "
+        "line; off: hold and tell",
     )
     cooldown: float = _option(
         "5m",
@@ -312,32 +320,32 @@ class Options:
     budget: Budget = _option(
         "6/1h",
         _budget,
-        "a count and a time such as 6/1h",
+        "a count from 1 to 100000 and a time above 0, such as 6/1h",
         "actions per period and program; the actions of others count too",
     )
     max_unavailable: int = _option(
         "1",
         _whole,
-        "a whole number, 1 or more",
+        _COUNT,
         "workers of a program that may be away at once by our recycling",
     )
     max_programs_at_once: int = _option(
         "1",
         _whole,
-        "a whole number, 1 or more",
+        _COUNT,
         "programs in action at once on this host; most urgent first",
         everywhere=False,
     )
     window: Window | None = _option(
         "always",
         _window,
-        "always or hours such as 22:00-06:00",
+        "always, or from and to such as 22:00-06:00: two different times, 00:00 to 23:59",
         "hours in which actions that are not urgent may run; limit and total_limit are urgent",
     )
     notify: tuple[str, ...] = _option(
         "",
         _urls,
-        "http:// or https:// URLs, separated by white space "
+        "http:// or https:// URLs with their host, separated by white space "
         "(slack+https:// where another server takes Slack's format)",
         "where news goes",
     )
@@ -352,7 +360,9 @@ class Options:
         "else below .local/state/memwatch in the home of the listener's user",
         everywhere=False,
     )
-    keep: float = _option("30d", _positive, _TIME, "how long history is kept", everywhere=False)
+    keep: float = _option(
+        "30d", _positive, _SOME_TIME, "how long history is kept", everywhere=False
+    )
     metrics: tuple[str, ...] = _option(
         "",
         _metrics,

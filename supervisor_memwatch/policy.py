@@ -25,6 +25,7 @@ from .model import (
     Snapshot,
     Verdict,
     WorkerId,
+    serves,
 )
 from .options import Options
 
@@ -47,7 +48,7 @@ class Situation(NamedTuple):
     in_action: str | None = None  # the action under way
     leaving: tuple[WorkerId, ...] = ()  # asked to leave and still there
     expected: int = 0  # workers the program has when all is well
-    rung: int = 0  # how many rungs of the ladder proved ineffective
+    rungs: Mapping[str, int] = {}  # of each ladder, how many rungs proved ineffective
     actions: tuple[float, ...] = ()  # when actions took place, ours and others'
     ended: float | None = None  # when our last action ended
 
@@ -57,15 +58,14 @@ def wanted(
 ) -> list[Decision]:
     """What the verdicts deserve, most urgent first; guards not yet asked."""
     snapshot, options = situation.snapshot, situation.options
-    rung = options.actions[min(situation.rung, len(options.actions) - 1)]
     decisions = []
     for target, opinions in verdicts.items():
         for verdict in opinions:
             if not verdict.act:
                 continue
-            action, whom = rung, target
-            if snapshot.kind == "plain" or verdict.kind == MASTER_GROWTH:
-                action = "restart"
+            name, rungs = ladder(verdict.kind, snapshot.kind, options)
+            action = rungs[min(situation.rungs.get(name, 0), len(rungs) - 1)]
+            whom = target
             if verdict.kind == TOTAL_LIMIT and snapshot.workers:
                 whom = _largest(snapshot)
             if action == "reload":
@@ -78,9 +78,20 @@ def wanted(
                     verdict=verdict,
                     urgent=verdict.kind in URGENT,
                     hours=hours.get(target) if target is not None else None,
+                    about=target,
                 )
             )
     return sorted(decisions, key=_priority)
+
+
+def ladder(kind: str, of: str, options: Options) -> tuple[str, tuple[str, ...]]:
+    """A ladder's name and its rungs, for a verdict's kind and a program's kind.
+
+    Only a restart helps a master, and a plain program knows nothing else.
+    """
+    if of == "plain" or kind == MASTER_GROWTH:
+        return ("restart", ("restart",))
+    return ("workers", options.actions)
 
 
 def _largest(snapshot: Snapshot) -> WorkerId:
@@ -148,8 +159,9 @@ def _ladder(decision: Decision, now: Situation) -> Held | None:
     if decision.action not in actions and now.snapshot.kind != "plain":
         kind = decision.verdict.kind
         return Held("no_action", f"only a restart would help {kind}, and actions has none")
-    if now.rung >= len(actions):
-        return Held("gave_up", f"{', '.join(actions)} proved ineffective")
+    name, rungs = ladder(decision.verdict.kind, now.snapshot.kind, now.options)
+    if now.rungs.get(name, 0) >= len(rungs):
+        return Held("gave_up", f"{', '.join(rungs)} proved ineffective")
     return None
 
 
@@ -193,8 +205,7 @@ def _unavailable(decision: Decision, now: Situation) -> Held | None:
     if decision.action != "recycle":
         return None
     serving = sum(
-        worker.ready is not False and worker.id != decision.target
-        for worker in now.snapshot.workers
+        serves(worker) and worker.id != decision.target for worker in now.snapshot.workers
     )
     needed = now.expected - now.options.max_unavailable
     if serving >= needed:
@@ -210,7 +221,7 @@ def _cooldown(decision: Decision, now: Situation) -> Held | None:
         # Urgent verdicts do not wait for the program's cooldown. But the worker that our last
         # action brought has one of its own, or a program whose fresh workers are over their
         # limit would be recycled at every look.
-        age = next((w.age for w in now.snapshot.workers if w.id == decision.target), None)
+        age = next((w.age for w in now.snapshot.workers if w.id == decision.about), None)
         if age is None or now.snapshot.at - age < now.ended - now.options.cooldown:
             return None
         last, words = now.snapshot.at - age, "this worker's birth"

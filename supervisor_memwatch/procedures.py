@@ -17,7 +17,10 @@ from typing import NamedTuple
 
 from . import units
 from .model import (
+    ALREADY_STARTED,
+    BAD_NAME,
     DOWN_STATES,
+    NOT_RUNNING,
     REMOVED,
     RUNNING,
     STOPPING,
@@ -27,6 +30,7 @@ from .model import (
     Outcome,
     Snapshot,
     WorkerId,
+    serves,
 )
 
 # How long a replacement may take from the old worker's end until it serves. Longer than any
@@ -34,8 +38,13 @@ from .model import (
 BOOT = 120.0
 # A newcomer is measured this long after it began to serve.
 SETTLE = 5.0
-# After a stop or start call whose effect is not seen yet: Supervisor needs a loop or two.
+# After a stop call whose effect is not seen yet: Supervisor needs a loop or two. Where the call's
+# answer was lost, the stop may still be waiting in a hung supervisord.
 PATIENCE = 10.0
+PATIENCE_LOST = 120.0
+# Fewer workers than before that all serve for so long are what there will be: somebody else
+# has changed their number (SIGTTIN, SIGTTOU).
+STEADY = 20.0
 # A rung that gives back less than this share of what was held is no remedy.
 USELESS = 0.1
 
@@ -59,6 +68,7 @@ class Procedure:
     why: str
     by: str = "memwatch"
     attempts: int = 0  # starts that were tried
+    up: bool = False  # it was seen starting or running since the last of them
     trouble: str = ""  # the last thing that went wrong
 
 
@@ -119,24 +129,29 @@ def resume(procedure: Procedure, at: float) -> Procedure:
 
     Where it stood at "planned" the listener may have died before or after its first command.
     It is taken as done: a worker is never asked twice, and a program that was not stopped
-    after all is seen running.
+    after all is seen running. SIGKILL never follows a SIGTERM that is not sure (`trouble`).
     """
     if procedure.step == "planned":
         procedure = first_commands(procedure).procedure
+    if procedure.action == "recycle":
+        procedure = replace(procedure, trouble="the listener was restarted")
     return replace(procedure, stepped=max(procedure.stepped, at - PATIENCE))
 
 
-def failed(procedure: Procedure, command: Command, error: str, gone: bool = False) -> Step:
-    """A command could not be carried out.
+def failed(procedure: Procedure, command: Command, error: str, code: int | None = None) -> Step:
+    """A command could not be carried out; `code`: Supervisor's fault, None for any other trouble.
 
-    A stop or start whose call failed may have had its effect all the same (the answer was
-    lost): the next looks decide. `gone`: Supervisor no longer knows the program.
+    A stop or start whose answer was lost (no code) may have its effect all the same, or have it
+    later: the next looks decide.
     """
     text = f"{command.signal or command.do}: {error}"
-    procedure = replace(procedure, trouble=text)
-    if command.do == "signal" or gone:
+    if command.do == "signal" or code == BAD_NAME:
         return Step(procedure, (), Outcome("failed", text))
-    return Step(procedure)
+    if command.do == "stop" and code is not None and code != NOT_RUNNING:
+        return Step(procedure, (), Outcome("failed", text))
+    if code in (NOT_RUNNING, ALREADY_STARTED):
+        return Step(procedure)
+    return Step(replace(procedure, trouble=text))
 
 
 def _to(procedure: Procedure, name: str, at: float) -> Procedure:
@@ -145,7 +160,15 @@ def _to(procedure: Procedure, name: str, at: float) -> Procedure:
 
 def _serving(snapshot: Snapshot) -> list[WorkerId]:
     """The workers whose run loop has started, as far as can be known."""
-    return [worker.id for worker in snapshot.workers if worker.ready is not False]
+    return [worker.id for worker in snapshot.workers if serves(worker)]
+
+
+def _complete(procedure: Procedure, snapshot: Snapshot, waited: float) -> bool:
+    """As many workers as before serve; or fewer, which all do and have for a while."""
+    serving = len(_serving(snapshot))
+    if serving >= len(procedure.before):
+        return True
+    return 0 < serving == len(snapshot.workers) and waited >= STEADY
 
 
 def _overtaken(procedure: Procedure, snapshot: Snapshot) -> Outcome | None:
@@ -170,17 +193,16 @@ def _recycle(
     if any(worker.id == target for worker in snapshot.workers):
         if waited < grace:
             return Step(procedure)
-        if kill and procedure.step == "leaving":
+        if kill and procedure.step == "leaving" and not procedure.trouble:
             command = Command("signal", procedure.namespec, target, "KILL")
             return Step(_to(procedure, "killed", at), (command,))
         text = f"worker {target.pid} is still finishing its requests after {units.time(waited)}"
-        return Step(procedure, (), Outcome("failed", text + ("" if kill else "; kill = off")))
+        return Step(procedure, (), Outcome("failed", text + ("" if kill else "; it is left to")))
     if procedure.step in ("leaving", "killed"):
         procedure, waited = _to(procedure, "replacing", at), 0.0
     newcomers = [id for id in _serving(snapshot) if id not in procedure.before]
-    complete = len(_serving(snapshot)) >= len(procedure.before)
     if procedure.step == "replacing":
-        if newcomers and complete:
+        if newcomers and _complete(procedure, snapshot, waited):
             return Step(_to(procedure, "settling", at))
         if waited > BOOT:
             text = f"no replacement serves {units.time(waited)} after worker {target.pid} left"
@@ -233,42 +255,78 @@ def _restart(
     procedure: Procedure, snapshot: Snapshot, grace: float, kill: bool, size: int | None
 ) -> Step:
     at, state = snapshot.at, snapshot.state
-    waited = at - procedure.stepped
-    start = Command("start", procedure.namespec)
-    same = snapshot.pid == procedure.pid
     if state == REMOVED:
         return Step(procedure, (), Outcome("failed", "Supervisor no longer knows the program"))
     if state == UNKNOWN:
-        return Step(procedure)
+        # Supervisor does not answer: patience is counted from when it does.
+        return Step(_to(procedure, procedure.step, at))
     if procedure.step == "stopping":
-        if state in DOWN_STATES:
-            return Step(replace(_to(procedure, "starting", at), attempts=1), (start,))
-        if state == STOPPING or (same and waited < PATIENCE):
-            return Step(procedure)
-        if same:
-            text = procedure.trouble or f"Supervisor has not stopped it, it is {state}"
-            return Step(procedure, (), Outcome("failed", text))
-        procedure, waited = _to(procedure, "starting", at), 0.0
+        return _restart_stopping(procedure, snapshot)
     if procedure.step == "settling":
-        if state != RUNNING:
-            return Step(_to(procedure, "starting", at))
-        if waited < SETTLE:
-            return Step(procedure)
-        return Step(procedure, (), _judged(procedure, size, f"running again, pid {snapshot.pid}"))
+        return _restart_settling(procedure, snapshot, size)
+    return _restart_starting(procedure, snapshot)
+
+
+def _restart_stopping(procedure: Procedure, snapshot: Snapshot) -> Step:
+    at, state = snapshot.at, snapshot.state
+    if state in DOWN_STATES:
+        return _start(procedure, at, procedure.trouble)
     if state == STOPPING:
-        return Step(procedure, (), Outcome("overtaken", "somebody else is stopping it"))
-    if state in DOWN_STATES and waited >= _backoff(procedure.attempts):
+        return Step(procedure)
+    if snapshot.pid != procedure.pid:
+        # It went down and came up by itself while nobody looked.
+        return Step(_to(procedure, "starting", at))
+    if at - procedure.stepped < (PATIENCE_LOST if procedure.trouble else PATIENCE):
+        return Step(procedure)
+    text = procedure.trouble or f"Supervisor has not stopped it, it is {state}"
+    return Step(procedure, (), Outcome("failed", text))
+
+
+def _restart_starting(procedure: Procedure, snapshot: Snapshot) -> Step:
+    at, state = snapshot.at, snapshot.state
+    waited = at - procedure.stepped
+    if procedure.up and state in (STOPPING, "STOPPED"):
+        return Step(procedure, (), Outcome("overtaken", "somebody else stopped it"))
+    if state == STOPPING:
+        return Step(procedure)
+    if state in DOWN_STATES:
+        if waited < _backoff(procedure.attempts):
+            return Step(procedure)
         # We stopped it, so it is started again, for as long as it takes.
-        text = procedure.trouble or f"it went {state} when it was started"
-        again = replace(_to(procedure, "starting", at), trouble=text)
-        return Step(replace(again, attempts=procedure.attempts + 1), (start,))
-    if state == RUNNING and not same:
-        if snapshot.kind == "plain" or len(_serving(snapshot)) >= len(procedure.before):
-            return Step(_to(procedure, "settling", at))
-        if waited > BOOT:
-            text = f"{len(_serving(snapshot))} of {len(procedure.before)} workers serve again"
-            return Step(procedure, (), Outcome("failed", text))
+        return _start(procedure, at, f"it went {state} when it was started")
+    if not procedure.up:
+        procedure = replace(procedure, up=True)
+    if state != RUNNING or snapshot.pid == procedure.pid:
+        return Step(procedure)
+    if snapshot.kind == "plain" or _complete(procedure, snapshot, waited):
+        return Step(_to(procedure, "settling", at))
+    if waited > BOOT:
+        text = f"{len(_serving(snapshot))} of {len(procedure.before)} workers serve again"
+        return Step(procedure, (), Outcome("failed", text))
     return Step(procedure)
+
+
+def _restart_settling(procedure: Procedure, snapshot: Snapshot, size: int | None) -> Step:
+    at, state = snapshot.at, snapshot.state
+    if state in (STOPPING, "STOPPED"):
+        return Step(procedure, (), Outcome("overtaken", "somebody else stopped it"))
+    if state != RUNNING:
+        return Step(_to(procedure, "starting", at))
+    if at - procedure.stepped < SETTLE:
+        return Step(procedure)
+    text = f"running again, pid {snapshot.pid}"
+    missing = len(procedure.before) - len(snapshot.workers)
+    if missing > 0:
+        text += f", {missing} workers fewer"
+    return Step(procedure, (), _judged(procedure, size, text))
+
+
+def _start(procedure: Procedure, at: float, trouble: str) -> Step:
+    """Call start, for the first time or again."""
+    attempts = procedure.attempts + 1
+    procedure = replace(_to(procedure, "starting", at), attempts=attempts, up=False)
+    command = Command("start", procedure.namespec)
+    return Step(replace(procedure, trouble=trouble if attempts > 1 else ""), (command,))
 
 
 def _backoff(attempts: int) -> float:

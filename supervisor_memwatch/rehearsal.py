@@ -14,6 +14,7 @@ from typing import NamedTuple
 from . import report, topology, units
 from .config import Config, namespec
 from .control import RpcError, Supervisor
+from .options import Options
 from .sampler import Program, Sampler
 
 
@@ -40,10 +41,11 @@ def rehearse(config: Config) -> list[Line]:
         return [*lines, Line(False, "RPC", text)]
     with Supervisor(config.server_url, config.username, config.password) as supervisor:
         try:
-            programs = supervisor.programs()
+            programs, configs = supervisor.programs(), supervisor.configs()
         except RpcError as error:
             return [*lines, Line(False, "RPC", str(error))]
-    lines.append(Line(True, "RPC", f"{config.server_url} answers"))
+        lines.append(Line(True, "RPC", f"{supervisor.url} answers"))
+    commands = {(found["group"], found["name"]): str(found.get("command")) for found in configs}
     pairs = [(str(found["group"]), str(found["name"])) for found in programs]
     for name in config.unmatched(pairs):
         lines.append(Line(False, f"[memwatch:{name}]", "matches no program"))
@@ -53,13 +55,15 @@ def rehearse(config: Config) -> list[Line]:
     if not watched:
         lines.append(Line(False, "programs", "none is watched: see `programs` and `exclude`"))
     for found in watched:
-        lines += _program(config, found["group"], found["name"], found["statename"], found["pid"])
+        options = config.options(found["group"], found["name"])
+        spec = namespec(found["group"], found["name"])
+        command = commands.get((found["group"], found["name"]), "")
+        lines += _program(spec, options, found["statename"], found["pid"], command)
     return lines
 
 
-def _program(config: Config, group: str, name: str, state: str, pid: int) -> Iterator[Line]:
-    spec = namespec(group, name)
-    yield Line(None, spec, report.promise(config.options(group, name)))
+def _program(spec: str, options: Options, state: str, pid: int, command: str) -> Iterator[Line]:
+    yield Line(None, spec, report.promise(options))
     if not pid:
         yield Line(None, spec, f"{state}: nothing to look at now")
         return
@@ -77,6 +81,8 @@ def _program(config: Config, group: str, name: str, state: str, pid: int) -> Ite
         text = f"gunicorn, {len(snapshot.workers)} workers told apart by {snapshot.evidence}"
         advice = "; run the listener as root or as the program's user to be sure"
         yield Line(sure or None, spec, text if sure else text + advice)
+    if snapshot.kind != "plain":
+        yield from _kill(spec, options, command)
     for worker in snapshot.workers:
         who = f"{spec} {worker.id.pid}"
         if worker.uss is None:
@@ -90,6 +96,15 @@ def _program(config: Config, group: str, name: str, state: str, pid: int) -> Ite
             yield Line(False, who, advice)
         except ProcessLookupError:
             yield Line(None, who, "it ended while it was looked at")
+
+
+def _kill(spec: str, options: Options, command: str) -> Iterator[Line]:
+    if options.kill and options.grace is None and report.graceful_timeout(command) is None:
+        text = (
+            "kill = on with grace = auto, and no --graceful-timeout on the command line: how long "
+            "a worker may take is not known, so none is killed; set `grace`, such as 35s"
+        )
+        yield Line(False, spec, text)
 
 
 def _journal(config: Config) -> Line:

@@ -17,7 +17,8 @@ from . import detectors, units
 from .model import RUNNING, Snapshot, Worker, WorkerId
 from .options import FIELDS, Ceiling, Options, parse
 
-LARGEST = 2.0**60  # no process, and no recording, holds more bytes or seconds than that
+LARGEST = 2.0**60  # no process holds more bytes than that
+LONGEST = 1e13  # seconds; far beyond it, times that differ would be the same float
 SIZES = ("rss", "shared", "anon", "pss", "uss", "swap", "fds", "threads", "requests")
 
 
@@ -105,7 +106,7 @@ def _program(value: dict[str, Any], options: Callable[[str], Options] | None) ->
     if not isinstance(namespec, str) or not namespec:
         raise ValueError("program: namespec must be a name such as web:web")
     available = _size(header, "available")
-    _number(header, "interval")
+    _seconds(header, "interval")
     if options is not None:
         return Program(namespec, options(namespec), available)
     return Program(namespec, _recorded(header), available)
@@ -138,8 +139,8 @@ def _snapshot(value: dict[str, Any], program: Program) -> Snapshot:
     if "program" in value:
         raise ValueError("a second program line: a recording holds one program")
     at = value.get("t")
-    if isinstance(at, bool) or not isinstance(at, (int, float)) or not abs(at) < LARGEST:
-        raise ValueError("t must be a number of seconds")
+    if isinstance(at, bool) or not isinstance(at, (int, float)) or not abs(at) < LONGEST:
+        raise ValueError(f"t must be a number of seconds, and less than {LONGEST:.0e}")
     workers = value.get("workers")
     if not isinstance(workers, list):
         raise ValueError("workers must be a list")
@@ -174,7 +175,7 @@ def _worker(value: Any, where: str) -> Worker:
         raise ValueError(f"{where}: start must be a number or a text")
     try:
         sizes = {name: _size(value, name) for name in SIZES}
-        age, cpu = _number(value, "age"), _number(value, "cpu")
+        age, cpu = _seconds(value, "age"), _seconds(value, "cpu")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     rss = sizes["rss"]
@@ -196,18 +197,22 @@ def _worker(value: Any, where: str) -> Worker:
     )
 
 
-def _number(holder: dict[str, Any], name: str) -> float | None:
+def _number(holder: dict[str, Any], name: str, bound: float) -> float | None:
     """A field that may be null or missing, else a number of 0 or more."""
     value = holder.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number or null")
-    if not 0 <= value < LARGEST:
-        raise ValueError(f"{name} must be 0 or more, and less than {LARGEST:.0e}")
+    if not 0 <= value < bound:
+        raise ValueError(f"{name} must be 0 or more, and less than {bound:.0e}")
     return float(value)
 
 
+def _seconds(holder: dict[str, Any], name: str) -> float | None:
+    return _number(holder, name, LONGEST)
+
+
 def _size(holder: dict[str, Any], name: str) -> int | None:
-    value = _number(holder, name)
+    value = _number(holder, name, LARGEST)
     return None if value is None else int(value)

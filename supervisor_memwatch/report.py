@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from . import detectors, units
-from .model import News, Snapshot, Verdict, Worker, WorkerId
+from .model import WARMING_UP, News, Snapshot, Verdict, Worker, WorkerId
 from .options import Options
 
 # -- the listener's rows, read back -------------------------------------------------------
@@ -158,8 +158,11 @@ def ceiling_words(size: int | None, share: float | None) -> str:
 
 
 def graceful_timeout(command: str) -> float | None:
-    """The value of gunicorn's --graceful-timeout in a command line, in seconds."""
-    _, found, rest = command.partition("--graceful-timeout")
+    """The value of gunicorn's --graceful-timeout in a command line, in seconds.
+
+    None where it is not there: a configuration file may set it, or the environment.
+    """
+    _, found, rest = command.rpartition("--graceful-timeout")  # of several, the last holds
     word = rest.lstrip("= ").split()[:1]
     if not found or not word or not word[0].isdigit():
         return None
@@ -248,7 +251,9 @@ def trend_words(trend: Mapping[str, float] | None) -> str:
 
 
 def verdict_words(verdicts: Iterable[Mapping[str, Any]]) -> str:
-    """The verdicts that were told; else what there is, in one word."""
+    """The verdicts that were told; else what there is, in one word, and why it is too young."""
     found = list(verdicts)
-    told = [f"{verdict['kind']}: {verdict['why']}" for verdict in found if verdict["told"]]
-    return "; ".join(told) or ", ".join(verdict["kind"] for verdict in found)
+    said = [verdict for verdict in found if verdict["told"]]
+    said = said or [verdict for verdict in found if verdict["kind"] == WARMING_UP]
+    words = [f"{verdict['kind']}: {verdict['why']}" for verdict in said]
+    return "; ".join(words) or ", ".join(verdict["kind"] for verdict in found)

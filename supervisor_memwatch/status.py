@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import __version__, report, units
-from .config import Config
+from .config import Config, named
 from .detectors import Past
 from .journal import JournalError, Reader
 
@@ -35,13 +35,13 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         reader.close()
     told = json.loads(facts[0][0]) if facts else {}
     known = {row[0] for row in latest}
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if not any(named(name, spec) for spec in known)]
     if unknown:
-        listed = [units.printable(", ".join(names)) for names in (unknown, sorted(known))]
+        listed = [units.printable(", ".join(some), 1000) for some in (unknown, sorted(known))]
         raise JournalError(f"not watched: {listed[0]}; watched: {listed[1] or 'nothing'}")
     programs = []
     for namespec, snapshot, view in latest:
-        if names and namespec not in names:
+        if names and not any(named(name, namespec) for name in names):
             continue
         group, _, process = namespec.partition(":")
         programs.append(
@@ -56,7 +56,7 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
     document = {
         "version": __version__,
         "time": now,
-        "listener": {name: told.get(name) for name in LISTENER} if told else None,
+        "listener": _listener(told) if told else None,
         "programs": programs,
     }
     return Status(document, _is_silent(told, now))
@@ -67,8 +67,18 @@ def document(config: Config, names: Sequence[str] = ()) -> dict[str, Any]:
     return read(config, names).document
 
 
+def _listener(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: told.get(name) for name in LISTENER}, "last_tick": _last_tick(told)}
+
+
+def _last_tick(told: Mapping[str, Any]) -> float | None:
+    """By the machine's clock, as `time` is: the listener's own goes on where that was set."""
+    last: float | None = told.get("seen_at") or told.get("last_tick")
+    return last
+
+
 def _is_silent(told: Mapping[str, Any], now: float) -> bool:
-    last, period = told.get("last_tick"), told.get("period")
+    last, period = _last_tick(told), told.get("period")
     return not last or not period or now - last > MISSED * period + SLACK
 
 

@@ -40,6 +40,10 @@ STEADY = 60.0
 # and not each time any more.
 FLAPPING = 600.0
 FEW = 12
+# gunicorn's default graceful timeout, and 5 s: where `grace = auto` cannot know better.
+ASSUMED_GRACE = 35.0
+# A ladder that was climbed is forgotten after so long.
+LADDER = 86400.0
 # The same refusal is said again after so long.
 SAID = 3600.0
 # Refusals that pass by themselves or are somebody's will: logged, shown, not sent as news.
@@ -72,7 +76,8 @@ class Watch:
         self.procedure: procedures.Procedure | None = None
         self.held: tuple[Held, ...] = ()
         self.paused_until: float | None = None
-        self.rung = 0
+        self.rungs: dict[str, int] = {}  # of each ladder, how many rungs proved ineffective
+        self.climbed: float | None = None  # when the last one did
         self.actions: list[float] = []  # when actions took place, ours and others'
         self.ended: float | None = None  # when our last one ended
         self.last_action: dict[str, Any] | None = None
@@ -105,8 +110,8 @@ class Watch:
             step = procedures.step(
                 before,
                 snapshot,
-                self.options.grace if self.options.grace is not None else 35.0,
-                self.options.kill,
+                self.options.grace if self.options.grace is not None else ASSUMED_GRACE,
+                self._may_kill(snapshot.at),
                 self._size_now(before, snapshot),
             )
             commands = step.commands
@@ -155,6 +160,12 @@ class Watch:
             entries += said
             news += sent
         return decision, entries, news
+
+    def _may_kill(self, at: float) -> bool:
+        """SIGKILL is configured, may be sent now, and the grace it waits for is no guess."""
+        options = self.options
+        paused = self.paused_until is not None and at < self.paused_until
+        return options.kill and options.grace is not None and options.mode == "act" and not paused
 
     def wants(self) -> tuple[WorkerId, ...]:
         """Whose exact size could change something at the next look, most important first."""
@@ -215,12 +226,12 @@ class Watch:
             self.leaving[self.procedure.target] = self.procedure.begun
         return step.commands
 
-    def failed(self, command: Command, error: str, gone: bool = False) -> Seen:
+    def failed(self, command: Command, error: str, code: int | None = None) -> Seen:
         """A command of the procedure could not be carried out."""
         assert self.procedure is not None and self._last is not None
         if command.target is not None:
             self.leaving.pop(command.target, None)
-        step = procedures.failed(self.procedure, command, error, gone)
+        step = procedures.failed(self.procedure, command, error, code)
         entries, news = self._moved(step, self._last)
         text = f"{command.signal or command.do} failed: {error}"
         entries.insert(0, self._entry(self._last.at, "step", text, level="WARN"))
@@ -252,10 +263,13 @@ class Watch:
         at = snapshot.at
         self.procedure = None
         self.ended = at
-        if outcome.result == "ineffective":
-            self.rung += 1
+        name, rungs = policy.ladder(procedure.kind, snapshot.kind, self.options)
+        rung = self.rungs.get(name, 0)
+        if outcome.result == "ineffective" and procedure.action == rungs[min(rung, len(rungs) - 1)]:
+            self.rungs[name] = rung + 1
+            self.climbed = at
         elif outcome.result == "done":
-            self.rung = 0
+            self.rungs.pop(name, None)
         self.last_action = {
             "id": procedure.id,
             "action": procedure.action,
@@ -288,9 +302,8 @@ class Watch:
                     freed=outcome.freed,
                 )
             )
-        if outcome.result == "ineffective" and self.rung >= len(self.options.actions):
-            ladder = ", ".join(self.options.actions)
-            text = f"gave up: {ladder} proved ineffective; {outcome.text}"
+        if outcome.result == "ineffective" and self.rungs.get(name, 0) >= len(rungs):
+            text = f"gave up: {', '.join(rungs)} proved ineffective; {outcome.text}"
             entries.append(self._entry(at, "gave_up", text, level="ERROR"))
             summary = f"{self.namespec}: {text}"
             news.append(self._news("gave_up", at, summary, action=procedure.action))
@@ -312,12 +325,16 @@ class Watch:
         ours = self.procedure is not None and self.procedure.action != "recycle"
         if restarted and not ours:
             entries += self.note(at, f"restarted by others: pid {last.pid} -> {snapshot.pid}")
-            self.rung = 0
+            self.rungs.clear()
             self._count_other(at)
         elif snapshot.state != last.state and not ours:
             entries += self.note(at, f"Supervisor: {last.state} -> {snapshot.state}")
         if snapshot.kind != "gunicorn" or snapshot.pid != last.pid or ours:
             return entries
+        if snapshot.state != RUNNING:
+            return entries  # its workers end with it
+        if last.workers and here.isdisjoint(worker.id for worker in last.workers):
+            self.rungs.clear()  # others reloaded it: perhaps another code, another ladder
         oom = (snapshot.oom_kills or 0) - (last.oom_kills or snapshot.oom_kills or 0)
         for worker in last.workers:
             if worker.id in here or worker.id in asked_to_leave:
@@ -440,6 +457,8 @@ class Watch:
     def _situation(self, snapshot: Snapshot, state_known: bool, durable: bool) -> policy.Situation:
         period = self.options.budget.period
         self.actions = [at for at in self.actions if at > snapshot.at - period]
+        if self.climbed is not None and snapshot.at - self.climbed > LADDER:
+            self.rungs.clear()
         return policy.Situation(
             options=self.options,
             snapshot=snapshot,
@@ -450,7 +469,7 @@ class Watch:
             in_action=self.procedure.action if self.procedure else None,
             leaving=tuple(self.leaving),
             expected=self.expected,
-            rung=self.rung,
+            rungs=self.rungs,
             actions=tuple(self.actions),
             ended=self.ended,
         )
@@ -526,7 +545,8 @@ class Watch:
         return {
             "past": self.past.dump(),
             "paused_until": self.paused_until,
-            "rung": self.rung,
+            "rungs": self.rungs,
+            "climbed": self.climbed,
             "actions": self.actions,
             "ended": self.ended,
             "last_action": self.last_action,
@@ -539,22 +559,28 @@ class Watch:
             "pid": self._last.pid if self._last else 0,
         }
 
-    def load(self, data: dict[str, Any]) -> None:
-        """Restore what `dump` gave. Raises KeyError, TypeError, ValueError on anything else."""
+    def load(self, data: dict[str, Any], back: float = 0.0) -> None:
+        """Restore what `dump` gave. Raises KeyError, TypeError, ValueError on anything else.
+
+        `back`: seconds by which the clock was set back since; all times go back with it.
+        """
         past = detectors.Past.load(data["past"])
-        leaving = {WorkerId(pid, start): asked for pid, start, asked in data["leaving"]}
-        told = {(WorkerId(*id) if id else None, kind): at for id, kind, at in data["told"]}
+        leaving = {WorkerId(pid, start): asked - back for pid, start, asked in data["leaving"]}
+        told = {(WorkerId(*id) if id else None, kind): at - back for id, kind, at in data["told"]}
         count, since = data["count"]
+
+        def time(name: str) -> float | None:
+            return None if data[name] is None else data[name] - back
+
+        self.paused_until, self.climbed = time("paused_until"), time("climbed")
+        self.ended, self._other_at = time("ended"), time("other_at")
+        self.actions = [at - back for at in data["actions"]]
+        self._said = {key: at - back for key, at in data["said"].items()}
         self.past, self.leaving, self._told = past, leaving, told
-        self._count = (count, since)
-        self.paused_until = data["paused_until"]
-        self.rung = data["rung"]
-        self.actions = list(data["actions"])
-        self.ended = data["ended"]
+        self._count = (count, since - back)
+        self.rungs = dict(data["rungs"])
         self.last_action = data["last_action"]
         self.expected = data["expected"]
-        self._said = dict(data["said"])
-        self._other_at = data["other_at"]
 
     def resume(self, procedure: procedures.Procedure, at: float) -> None:
         """Go on with a procedure that another listener began."""

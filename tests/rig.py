@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from worlds import World
 
@@ -149,6 +150,14 @@ class Rig:
             world.advance(self.clock.now)
         self.now_asked()
 
+    def believe_events(self) -> None:
+        """From the second question on Supervisor does not answer: events are all there is."""
+
+        def silence() -> None:
+            self.supervisor.trouble = "nobody there" if self.listener.ticks > 1 else None
+
+        self.now_asked = silence
+
     def run(self, data: bytes, *, end: bool = True) -> Rig:
         """A listener's life, with this input; `end`: end of input after it."""
         with self.between_pipes(data, end=end):
@@ -175,7 +184,8 @@ class Rig:
                 sampler: Any = PaperSampler(self.supervisor.worlds)
                 clock: Any = self.clock
                 self.listener.sampler, self.listener.clock = sampler, clock
-            yield
+            with mock.patch("supervisor_memwatch.log._now", self.clock.at):
+                yield
             self.output = self.said()
         finally:
             for number, handler in handlers.items():

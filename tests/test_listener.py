@@ -20,6 +20,7 @@ from servers import ROOT, Answer, Receiver, wait_until
 from worlds import World
 
 from supervisor_memwatch.journal import Journal, JournalError
+from supervisor_memwatch.model import Command
 from supervisor_memwatch.protocol import OK, READY
 
 STOPPING = "SUPERVISOR_STATE_CHANGE_STOPPING"
@@ -202,9 +203,9 @@ def test_an_rpc_that_does_not_answer_is_said_once_and_once_when_it_is_over(tmp_p
         rig.supervisor.trouble = "nobody there" if 2 <= rig.listener.ticks <= 4 else None
 
     rig.now_asked = trouble
-    rig.run(ticks(6))
-    assert rig.output == READY + (OK + READY) * 6
-    assert rig.listener.ticks == 6
+    rig.run(ticks(20))
+    assert rig.output == READY + (OK + READY) * 20
+    assert rig.listener.ticks == 20
     assert rig.log.count("WARN Supervisor's RPC: nobody there") == 1
     assert rig.log.count("INFO over: Supervisor's RPC: nobody there") == 1
     assert rig.listener.watches["web"].workers()
@@ -230,12 +231,14 @@ def test_a_process_state_is_a_look_at_its_program(tmp_path: Path) -> None:
     state = "processname:web groupname:web from_state:RUNNING expected:0 pid:100"
     fatal = "processname:web groupname:web from_state:BACKOFF"
     other = "processname:new groupname:new from_state:RUNNING expected:0 pid:²"
-    rig = Rig(tmp_path, "", World()).run(
-        ticks(1)
-        + event("PROCESS_STATE_EXITED", state, 2)
-        + event("PROCESS_STATE_FATAL", fatal, 3)
-        + event("PROCESS_STATE_EXITED", other, 4)
-        + event("PROCESS_STATE_EXITED", "", 5)
+    rig = Rig(tmp_path, "", World())
+    rig.believe_events()
+    rig.run(
+        ticks(2)
+        + event("PROCESS_STATE_EXITED", state, 3)
+        + event("PROCESS_STATE_FATAL", fatal, 4)
+        + event("PROCESS_STATE_EXITED", other, 5)
+        + event("PROCESS_STATE_EXITED", "", 6)
     )
     assert rig.status == 0
     levels = dict(rig.rows("SELECT text, level FROM entries WHERE kind = 'seen'"))
@@ -260,6 +263,7 @@ def _cycles(count: int, serial: int) -> bytes:
 def test_a_program_that_flaps_is_said_to_do_so_and_not_each_time(tmp_path: Path) -> None:
     """A dozen times in words, then once that it goes on; after a quiet time, how often it was."""
     rig = Rig(tmp_path, "", World())
+    rig.believe_events()
     rig.run(ticks(1) + _cycles(60, 10))
     lines = [line for line in rig.log.splitlines() if " web " in line]
     assert len(lines) < 60
@@ -270,6 +274,7 @@ def test_a_program_that_flaps_is_said_to_do_so_and_not_each_time(tmp_path: Path)
     quiet = Rig(tmp_path / "quiet", "", World())
 
     def pause() -> None:
+        quiet.supervisor.trouble = "nobody there" if quiet.listener.ticks > 1 else None
         if quiet.listener.ticks == 41:
             quiet.clock.now += 3600
 
@@ -485,10 +490,100 @@ def test_a_restart_left_behind_is_finished_when_the_journal_can_be_read_again(
             hidden.rename(state)
 
     second.now_asked = mended
-    second.run(ticks(10))
+    second.run(ticks(25))
     assert second.log.count("going on in memory") == 2  # begun, and over
     assert ("start", "web") in second.supervisor.calls
     assert world.state == "RUNNING"
+
+
+# -- the program is not left stopped, and no other is touched
+
+
+def test_a_queued_event_that_is_old_is_not_believed(tmp_path: Path) -> None:
+    """An EXITED from before our stop does not make us call start while it is STOPPING."""
+    world = World(drain=30.0)
+    rig = Rig(tmp_path, ACT, world)
+    old = "processname:web groupname:web from_state:RUNNING expected:0 pid:99"
+    rig.run(
+        ticks(1)
+        + _message("restart", "web", 50)
+        + event("PROCESS_STATE_EXITED", old, 51)
+        + event("PROCESS_STATE_STARTING", old, 52)
+        + b"".join(tick(serial) for serial in range(60, 80))
+    )
+    assert rig.supervisor.calls == [("stop", "web"), ("start", "web")]
+    assert world.state == "RUNNING"
+    assert "restart done" in rig.log
+
+
+def test_an_excluded_program_that_we_stopped_is_started_all_the_same(tmp_path: Path) -> None:
+    """The configuration changed between our stop and our start."""
+    world = World(drain=8.0)
+    first = Rig(tmp_path, ACT, world)
+    first.run(ticks(2) + _message("restart", "web"))
+    assert first.supervisor.calls == [("stop", "web")]
+    second = Rig(tmp_path, ACT + "exclude = web\n", world)
+    second.clock.now = first.clock.now
+    second.run(ticks(20))
+    assert second.supervisor.calls == [("start", "web")] and world.state == "RUNNING"
+    assert "web" not in second.listener.watches
+
+
+def test_a_stop_without_an_answer_is_not_forgotten(tmp_path: Path) -> None:
+    """Supervisor's answer was lost, and a minute later it stops the program."""
+    world = World()
+    rig = Rig(tmp_path, ACT, world)
+    rig.supervisor.refused.add("stop")
+
+    def late() -> None:
+        if rig.listener.ticks == 12 and world.state == "RUNNING" and world.pid == 100:
+            world.obey([Command("stop", "web")])
+
+    rig.now_asked = late
+    rig.run(ticks(2) + _message("restart", "web") + ticks(30, 100))
+    assert ("start", "web") in rig.supervisor.calls and world.state == "RUNNING"
+
+
+def test_a_request_waits_for_the_other_programs_too(tmp_path: Path) -> None:
+    """max_programs_at_once counts for people as for verdicts."""
+    rig = Rig(tmp_path, ACT, World("web", drain=500.0), World("shop"))
+    rig.run(ticks(1) + _message("restart", "web") + _message("restart", "shop"))
+    answers = [row[0] for row in rig.rows("SELECT answer FROM answers ORDER BY at")]
+    assert answers == ["accepted", "held"]
+    assert rig.supervisor.calls == [("stop", "web")]
+
+
+def test_a_program_that_never_starts_holds_up_no_other(tmp_path: Path) -> None:
+    """Its restart goes on, and the other one's begins."""
+    rig = Rig(tmp_path, ACT, World("web", start_fails=1000), World("shop"))
+    rig.run(ticks(1) + _message("restart", "web") + ticks(20, 100) + _message("restart", "shop"))
+    assert ("stop", "shop") in rig.supervisor.calls
+
+
+def test_requests_are_journalled_under_the_program_they_are_about(tmp_path: Path) -> None:
+    """Also where they name a worker's pid."""
+    rig = Rig(tmp_path, ACT, World()).run(ticks(1) + _message("recycle", "1001"))
+    assert rig.rows("SELECT namespec FROM entries WHERE kind = 'request'") == [("web",)]
+
+
+def test_a_signal_that_fails_at_once_is_answered_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not `accepted`."""
+    monkeypatch.setattr("supervisor_memwatch.listener.send", lambda *_: "not permitted")
+    rig = Rig(tmp_path, ACT, World()).run(ticks(1) + _message("recycle", "1001"))
+    [(answer, reason)] = rig.rows("SELECT answer, reason FROM answers")
+    assert answer == "refused" and "not permitted" in reason
+
+
+def test_a_clock_set_back_between_two_listeners_loses_no_pause(tmp_path: Path) -> None:
+    """The pause ends as long after now as it would have."""
+    first = Rig(tmp_path, ACT, World()).run(ticks(1) + _message("pause", "web"))
+    second = Rig(tmp_path, ACT, World())
+    second.clock.now = first.clock.now - 7200
+    second.run(ticks(1))
+    until = second.listener.watches["web"].paused_until
+    assert until is not None and 3400 < until - second.clock.now < 3700
 
 
 # -- telling

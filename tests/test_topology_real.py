@@ -280,9 +280,11 @@ def test_dirty_arbiters_and_their_workers_are_no_workers(
     def arbiter(served: Served) -> psutil.Process | None:
         """The master's child that is no worker, once its two workers have forked their decoy."""
         below = psutil.Process(served.master).children()
-        rest = [process for process in below if process.pid not in served.workers]
-        complete = [process for process in rest if len(process.children(recursive=True)) == 4]
-        return complete[0] if complete else None
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may just be ending
+                if process.pid not in served.workers and len(process.children(True)) == 4:
+                    return process
+        return None
 
     served = running.served(workers)
     first = wait_until(lambda: arbiter(served), 60, "a dirty arbiter with its workers")

@@ -8,7 +8,7 @@ from typing import Any
 
 from worlds import World
 
-from supervisor_memwatch.model import Command, Entry, News
+from supervisor_memwatch.model import Command, Decision, Entry, News, Verdict
 from supervisor_memwatch.options import Budget, Ceiling, Options
 from supervisor_memwatch.units import MB
 from supervisor_memwatch.watch import Watch
@@ -231,3 +231,91 @@ def test_a_worker_that_does_not_leave_is_asked_once() -> None:
     assert len(host.commands) == 1
     assert host.told()[:2] == ["suspected", "failed"]
     assert next(held.code for held in host.watch.held) == "leaving"
+
+
+def test_sigkill_needs_act_a_known_grace_and_no_pause() -> None:
+    """Changed to observe, paused, or with a grace that is a guess, the worker is left to finish."""
+    for options, paused in (
+        (replace(ACT, kill=True, grace=30.0), None),
+        (replace(ACT, kill=True), None),
+        (replace(ACT, kill=True, grace=30.0), 1e9),
+        (replace(ACT, kill=True, grace=30.0, mode="observe"), None),
+    ):
+        world = World(count=3, leaking=1, leak=0.2, drain=50_000.0)
+        host = Host(world, replace(options, mode="act"))
+        while not host.commands:
+            host.tick(world.now + 5)
+        host.watch.options, host.watch.paused_until = options, paused
+        host.run(200)
+        killed = any(command.signal == "KILL" for _, command in host.commands)
+        assert killed == (options.grace is not None and not paused and options.mode == "act")
+
+
+def test_an_ineffective_restart_of_the_master_is_no_rung_for_the_workers() -> None:
+    """Each ladder has its own proof."""
+    host = Host(World(count=2), replace(ACT, actions=("recycle", "reload", "restart")))
+    host.run(10)
+    verdict = Verdict("master_growth", 0.0, 1.0, None, 0.9, "it grows", True, True)
+    host.watch.begin(Decision("restart", "web", None, verdict))
+    host._obey(host.watch.launch(), host.world.now)
+    host.run(120)
+    assert host.watch.last_action is not None
+    assert host.watch.last_action["result"] == "ineffective"
+    assert host.watch.rungs == {"restart": 1}
+
+
+def test_a_plain_program_gives_up_after_one_ineffective_restart() -> None:
+    """Restart is the only rung it has."""
+    options = replace(
+        ACT,
+        limit=Ceiling(bytes=100 * MB),
+        actions=("recycle", "reload", "restart"),
+        cooldown=0.0,
+    )
+    big = World(plain=True, fresh_base=300.0)
+    big.procs[0].base = 300.0
+    host = Host(big, options, plain_restart=True).run(1200)
+    assert [command.do for _, command in host.commands] == ["stop", "start"]
+    assert "gave_up" in host.told()
+
+
+def test_a_reload_by_others_is_another_chance_for_the_ladder() -> None:
+    """Other code, other memory."""
+    world = World(count=2)
+    host = Host(world).run(30)
+    host.watch.rungs = {"workers": 1}
+    world.obey([Command("signal", "web", None, "HUP")])
+    host.run(30)
+    assert host.watch.rungs == {}
+
+
+def test_a_stop_by_others_is_not_reported_worker_by_worker() -> None:
+    """Workers end with their program: one line, and nothing off the budget."""
+    world = World(count=3, drain=12.0)
+    host = Host(world).run(60)
+    world.obey([Command("stop", "web")])
+    world.procs.pop()
+    host.run(20)
+    assert not any("worker" in text for text in host.kinds("seen"))
+    assert host.watch.actions == []
+
+
+def test_a_reload_for_a_limit_waits_for_the_newcomers_cooldown() -> None:
+    """Workers that are over their limit from the first are not reloaded at every look."""
+    world = World(count=2, fresh_base=300.0)
+    for proc in world.procs:
+        proc.base = 900.0
+    options = replace(ACT, actions=("reload",), cooldown=600.0, budget=Budget(99, 3600.0))
+    host = Host(world, options).run(1000)
+    first, *rest = [at for at, _ in host.commands]
+    assert all(at - first >= 600.0 for at in rest)
+
+
+def test_a_clock_that_was_set_back_loses_no_pause() -> None:
+    """All times go back with it."""
+    world = World(count=2)
+    host = Host(world).run(60)
+    host.watch.paused_until, host.watch.ended, host.watch.actions = 4000.0, 3000.0, [2900.0]
+    again = Watch("web", ACT)
+    again.load(json.loads(json.dumps(host.watch.dump())), back=1000.0)
+    assert again.paused_until == 3000.0 and again.ended == 2000.0 and again.actions == [1900.0]
