@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from . import __version__, detectors, report, topology, units
 from .config import named
-from .model import RUNNING, Snapshot, Verdict, Worker, WorkerId
+from .model import RUNNING, WARMING_UP, Snapshot, Verdict, Worker, WorkerId
 from .options import Options
 from .sampler import Program, Sampler
-from .units import MB
+from .units import HOUR, MB, MINUTE
 
 BUCKETS = 14.0  # the watch is cut into so many steps; the first window of a leak is 10 of them
 # Growth between two looks at a worker that is no more than this is noise.
@@ -104,7 +104,7 @@ def _subjects(names: Sequence[str], namespecs: Callable[[], Mapping[str, int]]) 
                 raise AuditError(f"process {name} is no gunicorn's: name a program of Supervisor's")
             if found is None:
                 raise AuditError(f"no process {name}")
-            subjects.append(Subject(_label(found), found.root.pid))
+            subjects.append(Subject(_label(found), _one_master(found).pid))
             continue
         running = namespecs() if running is None else running
         meant = [Subject(spec, pid) for spec, pid in running.items() if named(name, spec)]
@@ -115,6 +115,16 @@ def _subjects(names: Sequence[str], namespecs: Callable[[], Mapping[str, int]]) 
             )
         subjects += meant
     return list({subject.pid: subject for subject in subjects}.values())
+
+
+def _one_master(tree: topology.Tree) -> WorkerId:
+    """The master that a pid means. Raises AuditError where there are several below it."""
+    if tree.masters > 1:
+        raise AuditError(
+            f"{tree.masters} gunicorn masters below process {tree.root.pid}: name one of them by "
+            "its pid, or no process at all for an audit of each"
+        )
+    return tree.master or tree.root
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -247,8 +257,24 @@ def _program(
         "low_anon": {str(id): low for id, low in lows.items()},
         "changes": [_change_json(change) for change in changes],
         "found": told,
-        "enough": _enough(past, last),
+        "enough": _enough(past, last) and not any(map(_is_open, workers)),
     }
+
+
+def _is_open(worker: Mapping[str, Any]) -> bool:
+    """Something seems to be the matter, and more time would tell."""
+    suspected = any(
+        not verdict["told"] and verdict["kind"] not in detectors.INFORMATIVE
+        for verdict in worker["verdicts"]
+    )
+    return suspected or _rises(worker)
+
+
+def _rises(worker: Mapping[str, Any]) -> bool:
+    """No verdict, but a trend that is not noise: +1 MB in a minute, at the least."""
+    trend = worker["trend"]
+    told = any(verdict["told"] for verdict in worker["verdicts"])
+    return trend is not None and not told and trend["low"] / HOUR * MINUTE > MB
 
 
 def _worker(
@@ -371,6 +397,8 @@ def _text(program: Mapping[str, Any], seconds: float, since: str | None) -> str:
 
 def _words(worker: Mapping[str, Any], role: str, enough: bool) -> str:
     words = report.verdict_words(worker["verdicts"])
+    if _is_open(worker):
+        return f"{words or 'grows'}: not confirmed"
     if words or role == "master":
         return words
     return "healthy" if enough else "not enough to tell"
@@ -379,11 +407,11 @@ def _words(worker: Mapping[str, Any], role: str, enough: bool) -> str:
 def _summary(program: Mapping[str, Any], seconds: float) -> str:
     if any(change["found"] == "grew" for change in program["changes"]):
         return (
-            "grew beyond its siblings: a cache that filled, or a leak. Save again, do the "
+            "holds on to what the run left: a cache that filled, or a leak. Save again, do the "
             "same run once more, and compare: a cache stays, a leak grows by as much again"
         )
     if program["found"]:
-        return "; ".join(program["found"])
+        return f"found: {len(program['found'])}, as the table says"
     old = [change for change in program["changes"] if change["found"] != "new"]
     if old and len(old) == len(program["changes"]):
         return "every worker holds about what it held before"
@@ -393,7 +421,16 @@ def _summary(program: Mapping[str, Any], seconds: float) -> str:
         return f"no worker grows or stands out, as far as {units.time(seconds)} can tell"
     if not seconds:
         return "one look tells how much, not whether it grows: watch it with --for 60s"
-    return f"not enough to tell: workers have to be past their warm-up for {units.time(seconds)}"
+    if any(map(_is_open, program["workers"])):
+        return f"something grows, and {units.time(seconds)} cannot tell what: watch it longer"
+    young = any(
+        verdict["kind"] == WARMING_UP
+        for worker in program["workers"]
+        for verdict in worker["verdicts"]
+    )
+    if young:
+        return "not enough to tell: a worker younger than 2m is still warming up"
+    return f"not enough to tell in {units.time(seconds)}: watch it for 60s"
 
 
 def _not_compared(program: Mapping[str, Any], since: str) -> list[str]:

@@ -34,6 +34,7 @@ class Config:
     username: str | None
     password: str | None = field(repr=False)
     listeners: frozenset[str]  # the groups of event listeners: never watched
+    listener: tuple[str, dict[str, str]] | None  # our own: its group, its options as written
     sections: tuple[str, ...]  # NAME of every [memwatch:NAME]
     warnings: tuple[str, ...]  # options that are set and have no effect
     ignored: tuple[Problem, ...]  # options left out because an ENV_X is missing (not strict)
@@ -175,6 +176,7 @@ def load(path: str, environ: Mapping[str, str], *, strict: bool = True) -> Confi
         username=rpc.username,
         password=rpc.password,
         listeners=ini.listeners(),
+        listener=ini.our_listener(),
         sections=tuple(name for name in values if name),
         warnings=tuple(warnings),
         ignored=tuple(missing),

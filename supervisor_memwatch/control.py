@@ -25,11 +25,7 @@ from .units import printable
 PROC = "/proc"  # moved by tests
 SIGNALS = ("TERM", "HUP", "TTIN", "TTOU", "KILL")
 
-# Supervisor's fault codes that callers tell apart.
-UNKNOWN_METHOD = 1
-BAD_NAME = 10
-ALREADY_STARTED = 60
-NOT_RUNNING = 70
+UNKNOWN_METHOD = 1  # Supervisor's fault where the interface is not there
 
 MAX_ANSWER = 50 * 1024 * 1024
 _MAX_HEAD = 64 * 1024

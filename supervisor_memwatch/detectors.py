@@ -33,14 +33,18 @@ from .series import Series
 from .units import HOUR, MB, MINUTE
 
 __all__ = ["DETECTORS", "Past", "Trend", "examine", "headroom", "hours_to_limit", "measure"]
-__all__ += ["remember", "total", "trend", "wants"]
+__all__ += ["remember", "settled", "total", "trend", "wants"]
 
 PLATEAU = "plateau"
 INFORMATIVE = (WARMING_UP, PLATEAU)  # never told, never acted on
 
-RECENT = 90.0  # seconds for which a rare reading of PSS and USS is good
+# Readings of PSS and USS, which are rare; between two of them a worker's figures carry on with its
+# anonymous memory.
+RECENT = 90.0  # seconds after which one that could change a verdict is read again
+KEPT = 900.0  # seconds after which one is no figure any more
 FEW = 8  # workers compared with all their siblings
 JITTER = 0.95  # of `confirm`: ticks are not exact
+MEASURED = (LEAK, IMBALANCE, LIMIT, MASTER_GROWTH)  # what is said, and done, with a size
 
 Findings = dict[Subject, Opinion | None]  # None: withdrawn; not named: stands as it did
 
@@ -48,19 +52,31 @@ Findings = dict[Subject, Opinion | None]  # None: withdrawn; not named: stands a
 # --- how big ------------------------------------------------------------------------------
 
 
-def _recent(worker: Worker, at: float) -> bool:
-    return worker.measured_at is None or abs(at - worker.measured_at) <= RECENT
-
-
 def measure(options: Options, worker: Worker, at: float) -> tuple[int, str]:
-    """How big a worker is (bytes, what is swapped out included), and by which measure."""
+    """How big a worker is (bytes, what is swapped out included), and by which measure.
+
+    RSS also where a better one is not known yet: whether that is so, `settled` tells.
+    """
     swap = worker.swap or 0
-    recent = _recent(worker, at)
-    if options.measure in ("auto", "uss") and worker.uss is not None and recent:
-        return worker.uss + swap, "USS"
-    if options.measure == "pss" and worker.pss is not None and recent:
-        return worker.pss + swap, "PSS"
+    if _kept(worker, at):
+        if options.measure in ("auto", "uss") and worker.uss is not None:
+            return worker.uss + swap, "USS"
+        if options.measure == "pss" and worker.pss is not None:
+            return worker.pss + swap, "PSS"
     return worker.rss + swap, "RSS"
+
+
+def settled(options: Options, worker: Worker, at: float) -> bool:
+    """Whether `measure` is what it will be: RSS, where another is asked for, only if that cannot
+    be read. RSS counts what is shared with the master, which may be nearly all: nothing is told
+    and nothing is done on the strength of it while a reading is still to come."""
+    if worker.exact is not True or options.measure == "rss":
+        return True
+    return measure(options, worker, at)[1] != "RSS"
+
+
+def _kept(worker: Worker, at: float) -> bool:
+    return worker.measured_at is None or abs(at - worker.measured_at) <= KEPT
 
 
 def _everyone(snapshot: Snapshot) -> tuple[Worker, ...]:
@@ -70,13 +86,61 @@ def _everyone(snapshot: Snapshot) -> tuple[Worker, ...]:
 
 
 def total(snapshot: Snapshot) -> int:
-    """The program's memory in bytes, shared pages counted once (swap included)."""
+    """The program's memory in bytes, shared pages counted once (swap included); where that is not
+    known exactly, it is at least so much."""
+    return _total(snapshot)[0]
+
+
+def _total(snapshot: Snapshot) -> tuple[int, str]:
+    """`total`, and how it was found."""
     everyone = _everyone(snapshot)
     bytes = snapshot.others + sum(w.swap or 0 for w in everyone)
-    if all(w.pss is not None and _recent(w, snapshot.at) for w in everyone):
-        return bytes + sum(w.pss or 0 for w in everyone)
-    private = [w.rss if w.shared is None else max(w.rss - w.shared, 0) for w in everyone]
-    return bytes + sum(private) + max((w.shared or 0 for w in everyone), default=0)
+    forked = _forked(snapshot)
+    if all(w.pss is not None and _after(w, forked) and _kept(w, snapshot.at) for w in everyone):
+        return bytes + sum(w.pss or 0 for w in everyone), "PSS"
+    if all(w.exact is None for w in everyone):  # a recording: what it holds is all there is
+        private = [w.rss if w.shared is None else max(w.rss - w.shared, 0) for w in everyone]
+        shared = max((w.shared or 0 for w in everyone), default=0)
+        return bytes + sum(private) + shared, "RSS, shared pages once"
+    return bytes + _at_least(snapshot, forked), "at least: what is shared counts once"
+
+
+def _at_least(snapshot: Snapshot, forked: float) -> int:
+    """What the processes hold for certain: what is each one's own, and the rest of the largest.
+
+    Nothing in it is counted twice, and under --preload, where all share one image, little is
+    missing. Where USS is not known, a worker's own is what it holds beyond its master: anything
+    up to that it may have from it, and the kernel counts it as anonymous memory of both.
+    """
+    if snapshot.kind == "plain":  # a whole tree: nothing is known of its parts
+        return sum(w.uss or 0 if w.exact else w.rss for w in snapshot.workers)
+    bytes = rest = 0
+    for worker in _everyone(snapshot):
+        # The fork of a worker shares what was the master's own; the other workers' is untouched.
+        own = _own(worker, snapshot, forked if worker is snapshot.master else 0.0)
+        bytes += own
+        rest = max(rest, worker.rss - own)
+    return bytes + rest
+
+
+def _own(worker: Worker, snapshot: Snapshot, since: float = 0.0) -> int:
+    """Bytes that are surely one process's own, what is swapped out left out."""
+    if worker.uss is not None and _after(worker, since) and _kept(worker, snapshot.at):
+        return worker.uss
+    master = snapshot.master
+    if worker is master:
+        return 0
+    anon = worker.rss if worker.anon is None else worker.anon
+    return max(anon - (master.anon or 0 if master is not None else 0), 0)
+
+
+def _forked(snapshot: Snapshot) -> float:
+    """When the youngest process was forked."""
+    return snapshot.at - min((w.age or 0.0 for w in _everyone(snapshot)), default=0.0)
+
+
+def _after(worker: Worker, since: float) -> bool:
+    return worker.measured_at is None or worker.measured_at >= since
 
 
 def _at_most(snapshot: Snapshot) -> int:
@@ -88,27 +152,47 @@ def _at_most(snapshot: Snapshot) -> int:
 
 
 def wants(options: Options, snapshot: Snapshot, past: Past) -> tuple[WorkerId, ...]:
-    """Whose PSS and USS could change a verdict now, most important first."""
-    wanted: dict[WorkerId, None] = {}
-    limit = options.limit and options.limit.of(snapshot.available)
-    if limit and options.measure != "rss":
-        over = [w for w in snapshot.workers if w.rss + (w.swap or 0) >= limit]
-        over.sort(key=lambda worker: -worker.rss)
-        wanted.update((worker.id, None) for worker in over)
-    for (subject, kind), standing in past.standing.items():
-        if subject is not None and not standing.told and kind in (LEAK, IMBALANCE):
-            wanted[subject] = None
+    """Whose PSS and USS could change a verdict now, most important first.
+
+    Never read comes before read long ago, and everybody's turn comes, however many there are.
+    Those of whom something stands are due earlier: what is done about it is measured on them.
+    """
+    everyone = _everyone(snapshot)
+    wanted: set[WorkerId] = set()
     ceiling = options.total_limit and options.total_limit.of(snapshot.available)
     if ceiling and _at_most(snapshot) >= ceiling:
-        wanted.update((worker.id, None) for worker in _everyone(snapshot))
-    stale = snapshot.at - min(options.confirm, RECENT) / 2
-    known = {
-        w.id
-        for w in _everyone(snapshot)
-        if w.uss is not None and (w.measured_at is None or w.measured_at > stale)
-    }
-    present = {w.id for w in _everyone(snapshot)}
-    return tuple(id for id in wanted if id in present and id not in known)
+        wanted.update(worker.id for worker in everyone)
+    urgent: set[Subject] = set()
+    if options.measure != "rss":
+        limit = options.limit and options.limit.of(snapshot.available)
+        if limit:
+            wanted.update(w.id for w in snapshot.workers if w.rss + (w.swap or 0) >= limit)
+        for (subject, kind), standing in past.standing.items():
+            if subject is not None and kind in MEASURED:
+                wanted.add(subject)
+                if standing.act or not standing.told:
+                    urgent.add(subject)
+    if not wanted:
+        return ()
+    due: list[tuple[float, bool, int, WorkerId]] = []
+    for worker in everyone:
+        if worker.id in wanted:
+            soon = worker.id in urgent
+            period = min(options.confirm, RECENT) / 2 if soon else RECENT
+            at = _due(worker, snapshot.at, period)
+            if at <= snapshot.at:
+                due.append((at, not soon, -worker.rss, worker.id))
+    due.sort(key=lambda entry: entry[:3])
+    return tuple(id for *_, id in due)
+
+
+def _due(worker: Worker, now: float, period: float) -> float:
+    """When it is to be read again; before all times if it never was."""
+    if worker.uss is None or worker.pss is None:
+        return float("-inf")
+    if worker.measured_at is None:
+        return float("inf")  # a recording: it is as new as the tick
+    return worker.measured_at + period if worker.measured_at <= now else float("-inf")
 
 
 # --- how much is left -----------------------------------------------------------------------
@@ -225,6 +309,9 @@ class Limit:
         for worker in snapshot.workers:
             if worker.rss + (worker.swap or 0) < limit:  # no measure is above this sum
                 continue
+            if not settled(options, worker, snapshot.at):
+                findings.pop(worker.id, None)  # whatever stands does, until it was read
+                continue
             held, name = measure(options, worker, snapshot.at)
             if held >= limit:
                 why = f"{name} {units.size(held)}, limit {units.size(limit)}"
@@ -243,10 +330,10 @@ class TotalLimit:
         findings = scene.withdrawn(self.kind)
         whole = scene.options.total_limit and scene.options.total_limit.of(snapshot.available)
         if whole and _at_most(snapshot) >= whole:
-            held = total(snapshot)
+            held, name = _total(snapshot)
             if held >= whole:
                 why = (
-                    f"{units.size(held)} in master and {len(snapshot.workers)} workers, "
+                    f"{units.size(held)} in master and {len(snapshot.workers)} workers ({name}), "
                     f"total limit {units.size(whole)}"
                 )
                 findings[None] = Opinion(held, whole, 0.99, why)
@@ -317,7 +404,10 @@ class Leak:
         hurry = _grows(life, 0, growth.SHORT, above)
         if hurry is None:
             return None
-        left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
+        held = measure(scene.options, worker, scene.snapshot.at)[0]
+        if not settled(scene.options, worker, scene.snapshot.at):
+            held = _own(worker, scene.snapshot) + (worker.swap or 0)
+        left = ceiling - held
         return hurry if left < self.hurry * hurry.span * hurry.rate else None
 
     def _matters(self, scene: Scene, found: growth.Growth) -> bool:
@@ -354,14 +444,18 @@ class Leak:
             bound = max(self.outgrown, first, scene.past.plateau - first)
             return Opinion(grown, bound, confidence, why, grown >= bound, stretch)
         held, name = measure(scene.options, worker, scene.snapshot.at)
+        known_size = settled(scene.options, worker, scene.snapshot.at)
         left = ceiling - held
         flattens = growth.flattens(life.series, stretch.start)
         bound = (self.flat_share if flattens else self.share) * max(left + grown, 0)
         pace = growth.pace(life.series, stretch)
         near = left / pace if pace > 0 else float("inf")
+        said = left * span / grown if grown > 0 else float("inf")  # at the rate of the sentence
+        if not known_size:
+            return Opinion(grown, bound, confidence, why, False, stretch)
         why = f"{name} {units.size(held)}, {why}"
-        if 0 < near < 2 * units.DAY:
-            why += f", {units.size(ceiling)} in {units.time(near)}"
+        if 0 < said < 2 * units.DAY:
+            why += f", {units.size(ceiling)} in {units.time(said)}"
         else:
             why += f", of {units.size(ceiling)}"
         known = last <= min(scene.past.plateau, ceiling / 2)
@@ -391,7 +485,8 @@ class MasterGrowth:
                 whole = scene.options.total_limit
                 ceiling = whole.of(scene.snapshot.available) if whole else None
                 if ceiling is not None:
-                    ceiling = max(ceiling - total(scene.snapshot) + master.rss, 0)
+                    held = measure(scene.options, worker, scene.snapshot.at)[0]
+                    ceiling = max(ceiling - total(scene.snapshot) + held, 0)
                 return {master.id: self.leak.of(scene, worker, life, ceiling)}
         return {}
 
@@ -622,6 +717,8 @@ def _confirm(options: Options, past: Past) -> None:
     for (_, kind), standing in past.standing.items():
         if kind in INFORMATIVE:
             continue
+        if past.unseen and not standing.told:
+            standing.since = past.now  # time that nobody saw confirms nothing
         standing.told = past.now - standing.since >= JITTER * options.confirm
         standing.act = standing.told and (standing.act or standing.opinion.material)
 

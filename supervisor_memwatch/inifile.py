@@ -217,6 +217,12 @@ class IniFile:
                 return user
         return None
 
+    def our_listener(self) -> tuple[str, dict[str, str]] | None:
+        """The group and the options (as written) of the section that starts us, if there is one."""
+        for section in self._our_listeners():
+            return _suffix(section), {k: s.text for k, s in self.sections[section].items()}
+        return None
+
     def _listeners(self) -> list[str]:
         return [section for section in self.sections if section.startswith("eventlistener:")]
 

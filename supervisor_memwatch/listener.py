@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from . import __version__, journal, messages, policy, procedures, report, units
-from .config import Config, listeners_of, namespec
+from .config import Config, listeners_of, named, namespec
 from .control import RpcError, Supervisor, send
 from .journal import Journal, Statement
 from .log import Log
@@ -632,11 +632,7 @@ class Listener:
                     if worker.id.pid == int(target):
                         return [watch], worker.id
             return [], None
-        found = [
-            watch
-            for name, watch in self.watches.items()
-            if target in (name, f"{name}:{name}") or name.startswith(target + ":")
-        ]
+        found = [watch for name, watch in self.watches.items() if named(target, name)]
         return found, None
 
     # -- telling -----------------------------------------------------------------------

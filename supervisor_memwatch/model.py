@@ -56,7 +56,7 @@ class Worker(NamedTuple):
     rss: int
     shared: int | None = None  # as in statm: file-backed and shared pages
     anon: int | None = None  # anonymous memory: what growth is judged on
-    pss: int | None = None
+    pss: int | None = None  # as read, plus what anonymous memory has changed by since then
     uss: int | None = None
     swap: int | None = None
     cpu: float | None = None  # CPU seconds (user + system) since start
@@ -66,6 +66,7 @@ class Worker(NamedTuple):
     measured_at: float | None = None  # when pss and uss were read: they are rarer
     ready: bool | None = None  # True: its run loop has started (gunicorn's heartbeat)
     nofile: int | None = None  # soft limit of open files, read only where fds grow
+    exact: bool | None = None  # whether pss and uss can be read at all; None: a recording
 
 
 class Snapshot(NamedTuple):
@@ -180,3 +181,5 @@ class News(NamedTuple):
     outcome: str | None = None
     freed: int | None = None
     series: tuple[tuple[float, float], ...] = ()
+    # Of the worker: limit, headroom, hours_to_limit, and the trend's three numbers.
+    figures: dict[str, Any] = {}

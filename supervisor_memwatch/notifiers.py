@@ -64,7 +64,7 @@ def envelope(news: News, host: str, id: str) -> dict[str, Any]:
         "data": {
             "summary": printable(news.summary, 1000),
             "program": news.namespec,
-            "worker": worker and worker_json(worker, news.at, news.verdicts),
+            "worker": worker and {**worker_json(worker, news.at, news.verdicts), **news.figures},
             "verdicts": [verdict_json(verdict) for verdict in news.verdicts],
             "action": news.action,
             "outcome": news.outcome,

@@ -51,6 +51,10 @@ class Window:
     start: int
     end: int
 
+    def __str__(self) -> str:
+        ends = (f"{minute // 60:02}:{minute % 60:02}" for minute in (self.start, self.end))
+        return "-".join(ends)
+
     def holds(self, minute: int) -> bool:
         if self.start <= self.end:
             return self.start <= minute < self.end

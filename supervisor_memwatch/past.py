@@ -22,6 +22,7 @@ SIGNALS = ("anonymous memory", "private memory (RSS - shared)", "USS and RSS")
 
 GONE = 60.0  # seconds after which an id that was not seen is gone (at least three ticks)
 FD_LEVELS = 3
+UNSEEN = 15.0  # seconds without a look that are a break (and three times the usual pause)
 
 Subject = WorkerId | None  # None: the program itself
 
@@ -149,6 +150,7 @@ class Past:
     now: float = 0.0  # the last snapshot's time, on a clock that never goes back
     shift: float = 0.0  # that clock minus Snapshot.at: sums up the steps back
     interval: float = 0.0  # between the last two snapshots
+    unseen: bool = False  # nobody looked for longer than usual before this snapshot
     started: bool = False
     compared: float = float("-inf")  # when siblings were last compared
     plateau: float = 0.0  # bytes of the signal at which told growth ended by itself
@@ -190,6 +192,7 @@ class Past:
         if at + self.shift < self.now:
             self.shift = self.now + self.interval - at
         now = at + self.shift
+        self.unseen = now - self.now > max(UNSEEN, 3 * self.interval)
         self.interval = now - self.now
         self.now = now
         return now

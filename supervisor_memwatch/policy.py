@@ -250,8 +250,7 @@ def _window(decision: Decision, now: Situation) -> Held | None:
     if window.holds(clock):
         return None
     until = now.snapshot.at + (window.start - clock) % 1440 * 60
-    start = f"{window.start // 60:02}:{window.start % 60:02}"
-    return Held("window", f"outside the window, which opens at {start}", until)
+    return Held("window", f"outside the window of {window}", until)
 
 
 def _durable(decision: Decision, now: Situation) -> Held | None:

@@ -45,6 +45,8 @@ PATIENCE_LOST = 120.0
 # Fewer workers than before that all serve for so long are what there will be: somebody else
 # has changed their number (SIGTTIN, SIGTTOU).
 STEADY = 20.0
+# The reading it takes may be a few looks away: after so long it goes unmeasured.
+UNMEASURED = 30.0
 # A rung that gives back less than this share of what was held is no remedy.
 USELESS = 0.1
 
@@ -64,6 +66,7 @@ class Procedure:
     target: WorkerId | None
     before: tuple[WorkerId, ...]  # the workers when it began
     size: int  # the target's size, or the program's, before
+    measure: str  # by which measure: the size after is taken by the same
     kind: str  # the verdict's kind, or "request"
     why: str
     by: str = "memwatch"
@@ -80,8 +83,11 @@ class Step(NamedTuple):
     outcome: Outcome | None = None
 
 
-def begin(decision: Decision, snapshot: Snapshot, size: int) -> Procedure:
-    """The procedure for a decision, with nothing done yet. `size`: bytes held before."""
+def begin(decision: Decision, snapshot: Snapshot, size: int, measure: str) -> Procedure:
+    """The procedure for a decision, with nothing done yet.
+
+    `size`: what is held before, bytes (for fd_growth: open files), and by which measure.
+    """
     verdict = decision.verdict
     return Procedure(
         id=f"{decision.namespec}@{snapshot.at:.3f}",
@@ -95,6 +101,7 @@ def begin(decision: Decision, snapshot: Snapshot, size: int) -> Procedure:
         target=decision.target,
         before=tuple(worker.id for worker in snapshot.workers),
         size=size,
+        measure=measure,
         kind=verdict.kind if verdict else "request",
         why=verdict.why if verdict else f"asked for by {decision.by}",
         by=decision.by,
@@ -119,7 +126,8 @@ def step(
     """One look at a procedure in progress.
 
     `grace`: seconds a worker may finish its requests; `kill`: whether SIGKILL may follow;
-    `size`: what the newcomer (recycle) or the program (reload, restart) holds now.
+    `size`: what the newcomer (recycle) or the program (reload, restart) holds now, by the same
+    measure as before; None while that is not known.
     """
     return STEPS[procedure.action](procedure, snapshot, grace, kill, size)
 
@@ -208,7 +216,7 @@ def _recycle(
             text = f"no replacement serves {units.time(waited)} after worker {target.pid} left"
             return Step(procedure, (), Outcome("failed", text))
         return Step(procedure)
-    if waited < SETTLE:
+    if _settles(procedure, at, size):
         return Step(procedure)
     newcomer = newcomers[-1].pid if newcomers else "?"
     return Step(
@@ -245,7 +253,7 @@ def _reload(
         return Step(procedure)
     # gunicorn's HUP sets the number of workers back to its configuration's: with workers
     # added by SIGTTIN fewer come back, which is said and is no failure.
-    if waited < SETTLE:
+    if _settles(procedure, snapshot.at, size):
         return Step(procedure)
     text = f"{len(procedure.before)} workers replaced by {len(serving)}"
     return Step(procedure, (), _judged(procedure, size, text))
@@ -312,7 +320,7 @@ def _restart_settling(procedure: Procedure, snapshot: Snapshot, size: int | None
         return Step(procedure, (), Outcome("overtaken", "somebody else stopped it"))
     if state != RUNNING:
         return Step(_to(procedure, "starting", at))
-    if at - procedure.stepped < SETTLE:
+    if _settles(procedure, at, size):
         return Step(procedure)
     text = f"running again, pid {snapshot.pid}"
     missing = len(procedure.before) - len(snapshot.workers)
@@ -334,14 +342,20 @@ def _backoff(attempts: int) -> float:
     return float(min(60, 2 ** min(attempts, 6)))
 
 
+def _settles(procedure: Procedure, at: float, size: int | None) -> bool:
+    """Whether it is too early to measure what came back."""
+    waited = at - procedure.stepped
+    return waited < SETTLE or (size is None and waited < UNMEASURED)
+
+
 def _judged(procedure: Procedure, size: int | None, text: str) -> Outcome:
     """Done, with what came back; ineffective where hardly anything did."""
     if size is None:
         return Outcome("done", text)
     freed = procedure.size - size
     if procedure.kind == "fd_growth":
-        return Outcome("done", text, freed)
-    words = f"{text}; {units.size(procedure.size)} -> {units.size(size)}"
+        return Outcome("done", f"{text}; open files {procedure.size} -> {size}")
+    words = f"{text}; {procedure.measure} {units.size(procedure.size)} -> {units.size(size)}"
     if procedure.kind != "request" and freed < USELESS * procedure.size:
         return Outcome("ineffective", f"{words}: hardly anything came back", freed)
     return Outcome("done", f"{words}, {units.size(freed)} back", freed)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import report, topology, units
 from .config import Config, namespec
 from .control import RpcError, Supervisor
+from .detectors import measure
 from .options import Options
 from .sampler import Program, Sampler
 
@@ -33,7 +35,8 @@ class Line(NamedTuple):
 def rehearse(config: Config) -> list[Line]:
     """Every line, in the order of reading."""
     lines = [Line(None, "configuration", ", ".join(config.files))]
-    lines += [Line(False, "configuration", warning) for warning in config.warnings]
+    lines += [Line(None, "configuration", warning) for warning in config.warnings]
+    lines += _listener_section(config)
     lines.append(_journal(config))
     lines += _targets(config)
     if not config.server_url:
@@ -45,6 +48,7 @@ def rehearse(config: Config) -> list[Line]:
         except RpcError as error:
             return [*lines, Line(False, "RPC", str(error))]
         lines.append(Line(True, "RPC", f"{supervisor.url} answers"))
+    lines += _listener_runs(config, programs)
     commands = {(found["group"], found["name"]): str(found.get("command")) for found in configs}
     pairs = [(str(found["group"]), str(found["name"])) for found in programs]
     for name in config.unmatched(pairs):
@@ -85,10 +89,15 @@ def _program(spec: str, options: Options, state: str, pid: int, command: str) ->
         yield from _kill(spec, options, command)
     for worker in snapshot.workers:
         who = f"{spec} {worker.id.pid}"
-        if worker.uss is None:
+        if worker.exact is False:
             yield Line(None, who, "USS cannot be read (not root, not its user): RSS is used")
         else:
             yield Line(True, who, f"RSS {units.size(worker.rss)}, USS {units.size(worker.uss)}")
+        limit = options.limit.of(snapshot.available) if options.limit else None
+        size, name = measure(options, worker, snapshot.at)
+        if limit is not None and size >= limit:
+            text = f"{name} {units.size(size)} is over its limit of {units.size(limit)}"
+            yield Line(False, who, text + ": with mode = act it is acted on at once")
         try:
             os.kill(worker.id.pid, 0)
         except PermissionError:
@@ -107,13 +116,58 @@ def _kill(spec: str, options: Options, command: str) -> Iterator[Line]:
         yield Line(False, spec, text)
 
 
+def _listener_section(config: Config) -> Iterator[Line]:
+    """Whether supervisord will start us, and send what we need."""
+    if config.listener is None:
+        text = (
+            "no [eventlistener:...] section starts `memwatch listen`: see the README's first page"
+        )
+        yield Line(False, "listener", text)
+        return
+    group, settings = config.listener
+    who = f"[eventlistener:{group}]"
+    events = settings.get("events", "").replace(" ", "").split(",")
+    if not any(event in ("EVENT", "TICK") or event.startswith("TICK_") for event in events):
+        yield Line(False, who, "events has no TICK: nothing would ever be looked at; add TICK_5")
+    for event in ("PROCESS_STATE", "REMOTE_COMMUNICATION", "SUPERVISOR_STATE_CHANGE"):
+        if event not in events and "EVENT" not in events:
+            yield Line(None, who, f"events has no {event}: what it tells comes with the next TICK")
+    size = settings.get("buffer_size", "10")
+    if size.isdigit() and int(size) < 50:
+        text = f"buffer_size = {size} overflows when supervisord starts: set buffer_size = 100"
+        yield Line(False, who, text)
+    if settings.get("redirect_stderr", "false").lower() in ("true", "1", "yes", "on"):
+        text = "redirect_stderr = true: supervisord refuses it for a listener; remove it"
+        yield Line(False, who, text)
+
+
+def _listener_runs(config: Config, programs: list[dict[str, Any]]) -> Iterator[Line]:
+    if config.listener is None:
+        return
+    for found in programs:
+        if found["group"] == config.listener[0]:
+            running = found["statename"] == "RUNNING"
+            why = f": {found['spawnerr']}" if found.get("spawnerr") else ""
+            advice = "" if running else "; its stderr says why (supervisorctl tail NAME stderr)"
+            yield Line(running, "listener", f"{found['statename']}{why}{advice}")
+            return
+    text = f"supervisord does not know {config.listener[0]}: run supervisorctl update"
+    yield Line(False, "listener", text)
+
+
 def _journal(config: Config) -> Line:
     path = config.journal_path()
     place = path
     while place and not os.path.exists(place):
         place = os.path.dirname(place)
-    if os.access(place, os.W_OK) and (place == path or os.path.isdir(place)):
+    if place == path and os.access(path, os.W_OK) and os.path.isfile(path):
         return Line(True, "journal", path)
+    try:
+        # Only an attempt tells: for root everything seems writable.
+        with tempfile.TemporaryFile(dir=place):
+            return Line(True, "journal", path)
+    except OSError:
+        pass
     return Line(
         False,
         "journal",

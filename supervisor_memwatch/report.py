@@ -95,7 +95,7 @@ def program_json(
     limit = options.limit.of(snapshot.available) if options.limit else None
     total_limit = options.total_limit.of(snapshot.available) if options.total_limit else None
 
-    def shape(worker: Worker) -> dict[str, Any]:
+    def shape(worker: Worker, limit: int | None) -> dict[str, Any]:
         return worker_json(
             worker,
             snapshot.at,
@@ -113,8 +113,8 @@ def program_json(
         "state": snapshot.state,
         "mode": seen["mode"],
         "kind": snapshot.kind,
-        "master": shape(snapshot.master) if snapshot.master else None,
-        "workers": [shape(worker) for worker in snapshot.workers],
+        "master": shape(snapshot.master, None) if snapshot.master else None,
+        "workers": [shape(worker, limit) for worker in snapshot.workers],
         "verdicts": [verdict_json(verdict) for verdict in verdicts.get(None, ())],
         "total": detectors.total(snapshot) if running else None,
         "total_limit": total_limit,
@@ -150,6 +150,16 @@ def promise(options: Options) -> str:
             f"at most {options.budget.count} actions in {units.time(options.budget.period)}, "
             f"{units.time(options.cooldown)} apart"
         )
+    usual = Options()
+    if options.max_unavailable != usual.max_unavailable:
+        parts.append(f"up to {options.max_unavailable} workers away at once")
+    if options.window is not None:
+        parts.append(f"what is not urgent only in {options.window}")
+    if options.kill:
+        grace = "a grace that is not known" if options.grace is None else units.time(options.grace)
+        parts.append(f"SIGKILL to a worker that is still there after {grace}")
+    if options.measure != usual.measure:
+        parts.append(f"sizes by {options.measure.upper()}")
     return "; ".join(parts)
 
 

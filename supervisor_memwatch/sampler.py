@@ -2,7 +2,8 @@
 
 Each look reads two small files per worker (stat and statm, some 20 us); the tree is discovered
 anew only where something in it changed, or after half a minute. smaps_rollup, a thousand times
-dearer, is read only of those asked for, and within a budget of CPU time.
+dearer, is read only of those asked for, and within a budget of CPU time; between two readings
+PSS and USS are the last ones plus what anonymous memory, which is cheap, has changed by.
 
 Not here: who is a worker (topology.py), what the machine and its control groups allow (host.py),
 and what the numbers mean. A process that ends while it is read is left out. Unknown is None.
@@ -25,7 +26,7 @@ BOOTING = 600.0  # seconds for which a program that names gunicorn is given time
 SMALL_TREE = 20  # plain programs with no more processes are discovered at every look
 SLOW_READ = 15.0  # seconds between two counts of open files
 HOST_READ = 60.0  # seconds between two readings of the control groups' limits
-KEEP_EXACT = 900.0  # seconds for which an old reading of PSS and USS is still shown
+KEEP_EXACT = 900.0  # seconds for which a reading of PSS and USS is carried on
 MANY_FILES = 256  # open files from which on their limit matters
 
 EXACT_SHARE = 0.005  # of the elapsed time, for reading smaps_rollup
@@ -49,10 +50,12 @@ class _Member:
     """What is remembered of one process between two looks."""
 
     __slots__ = (
+        "anon",
         "born",
         "cost",
         "denied",
         "directory",
+        "exact",
         "fds",
         "fds_at",
         "heartbeat",
@@ -78,9 +81,11 @@ class _Member:
         self.rss = 0
         self.pss: int | None = None
         self.uss: int | None = None
+        self.anon = 0  # when pss and uss were read
         self.measured_at: float | None = None
         self.cost = EXACT_COST  # of reading smaps_rollup; huge pages make it a hundred times less
-        self.denied = False
+        self.exact = True  # it can be read, as far as is known
+        self.denied = False  # not to be tried again
         self.heartbeat = False  # there is a heartbeat file that tells whether it is ready
         self.ready: bool | None = None
         self.fds: int | None = None
@@ -127,6 +132,7 @@ class Sampler:
         self._bounds: dict[host.Group | None, _Bounds] = {}
         self._credit = EXACT_BURST  # seconds of CPU
         self._credit_at: float | None = None
+        self._waiting: dict[str, None] = {}  # programs that wait for credit, the next one first
 
     def look(self, program: Program, at: float, exact: Collection[WorkerId] = ()) -> Snapshot:
         """One program now. `at`: epoch seconds; `exact`: whose PSS and USS to read if the budget
@@ -139,7 +145,7 @@ class Sampler:
         if watched is None or tree is None:
             return self._nothing(program, at)
 
-        self._read_exact(watched, at, exact)
+        self._read_exact(program.namespec, watched, at, exact)
         master = None
         workers: tuple[Worker, ...] = ()
         if watched.gunicorn or self._is_booting(program, watched, tree, uptime):
@@ -152,7 +158,7 @@ class Sampler:
             kind = "plain"
             everyone = (tree.root, *tree.others)
             parts = self._measure(watched, everyone, None, at, uptime)
-            workers = (_whole(parts),) if parts and parts[0].id == tree.root else ()
+            workers = (_whole(parts, at),) if parts and parts[0].id == tree.root else ()
         self._kinds[program.namespec] = kind
         bounds = self._memory(watched, tree, at)
         return Snapshot(
@@ -182,6 +188,7 @@ class Sampler:
         """Supervisor does not have this program any more."""
         self._watched.pop(namespec, None)
         self._kinds.pop(namespec, None)
+        self._waiting.pop(namespec, None)
 
     # -- which processes
 
@@ -196,6 +203,7 @@ class Sampler:
         return watched
 
     def _nothing(self, program: Program, at: float) -> Snapshot:
+        self._waiting.pop(program.namespec, None)
         return Snapshot(
             namespec=program.namespec,
             at=at,
@@ -263,7 +271,7 @@ class Sampler:
         found = []
         members = watched.members
         opened, read, close, flags = os.open, os.read, os.close, os.O_RDONLY
-        page, ticks, oldest = _PAGE, _TICKS, at - KEEP_EXACT
+        page, ticks = _PAGE, _TICKS
         swapped, slow = self._machine.swapped, at - SLOW_READ
         for id in ids:
             member = members[id]
@@ -294,8 +302,9 @@ class Sampler:
                 continue
             rss, shared = int(pages[1]) * page, int(pages[2]) * page
             member.rss = rss
-            if member.measured_at is not None and member.measured_at < oldest:
-                member.pss = member.uss = member.measured_at = None
+            pss = uss = None
+            if member.measured_at is not None:
+                pss, uss = _carried_on(member, at, rss, rss - shared)
             if member.fds_at is None or not slow < member.fds_at <= at:
                 self._count_files(member, at)
             if member.heartbeat and member.ready is not True and watched.tree is not None:
@@ -307,8 +316,8 @@ class Sampler:
                     rss,
                     shared,
                     rss - shared,
-                    member.pss,
-                    member.uss,
+                    pss,
+                    uss,
                     _swap(member) if swapped else 0,
                     (int(fields[11]) + int(fields[12])) / ticks,
                     member.fds,
@@ -317,6 +326,7 @@ class Sampler:
                     member.measured_at,
                     member.ready,
                     member.nofile,
+                    member.exact,
                 )
             )
         return found
@@ -335,30 +345,44 @@ class Sampler:
         if member.nofile is None and (member.fds or 0) > MANY_FILES:
             member.nofile = _files_allowed(member.directory)
 
-    def _read_exact(self, watched: _Watched, at: float, exact: Collection[WorkerId]) -> None:
-        """smaps_rollup of those asked for, as far as the budget goes."""
+    def _read_exact(
+        self, namespec: str, watched: _Watched, at: float, exact: Collection[WorkerId]
+    ) -> None:
+        """smaps_rollup of those asked for, in their order, as far as the budget goes.
+
+        Nobody overtakes the one that cannot be afforded yet: it is the most important one. While
+        several programs wait, each reads one process and goes to the end of the queue: what one
+        program would like to know has no end, and must not keep the others from knowing anything.
+        """
         elapsed = 0.0 if self._credit_at is None else max(0.0, at - self._credit_at)
         self._credit = min(EXACT_BURST, self._credit + EXACT_SHARE * elapsed)
         self._credit_at = at
         for member in self._members(watched, exact):
             rss = member.rss or _resident(member.id.pid)[0]
             estimate = rss * member.cost
-            if member.denied or estimate > EXACT_BURST:
+            if member.denied:
                 continue
-            if estimate > self._credit:
-                break  # it is the most important one: nobody else uses up what it waits for
+            if estimate > EXACT_BURST:
+                member.exact = False
+                continue
+            if estimate > self._credit or next(iter(self._waiting), namespec) != namespec:
+                self._waiting.setdefault(namespec)
+                return
+            self._waiting.pop(namespec, None)
             begun = time.thread_time()
             self._read_rollup(member, at)
             spent = time.thread_time() - begun
             self._credit -= spent
             if rss > 32 * 1024**2:  # of a small one the fixed cost is all one sees
                 member.cost += 0.5 * (spent / rss - member.cost)
+        self._waiting.pop(namespec, None)
 
     def _members(self, watched: _Watched, ids: Collection[WorkerId]) -> list[_Member]:
-        """Those to be read, in order. A plain program stands under the id of its root."""
+        """Those to be read, in order. A plain program stands under the id of its root: of all its
+        processes, those that were never read or longest ago come first."""
         tree = watched.tree
         if tree is not None and tree.master is None and tree.root in ids:
-            return list(watched.members.values())
+            return sorted(watched.members.values(), key=lambda member: member.measured_at or 0.0)
         return [watched.members[id] for id in ids if id in watched.members]
 
     def _read_rollup(self, member: _Member, at: float) -> None:
@@ -367,10 +391,9 @@ class Sampler:
                 text = _read(f"{member.directory}/smaps_rollup")
             except FileNotFoundError:  # Linux before 4.14
                 text = _read(f"{member.directory}/smaps")
-        except PermissionError:
-            member.denied = True
-            return
-        except OSError:
+        except OSError as error:  # or it has just ended, and nothing of this matters
+            member.exact = False
+            member.denied = isinstance(error, PermissionError | FileNotFoundError)
             return
         pss = uss = 0
         for line in text.splitlines():
@@ -378,9 +401,12 @@ class Sampler:
                 pss += int(line.split()[1])
             elif line.startswith(b"Private_"):
                 uss += int(line.split()[1])
+        # After the reading: what grew meanwhile is then missing, not counted twice.
+        resident, shared = _resident(member.id.pid)
         # Its owner has ended, or another process has its pid by now: nothing was measured.
         if text and topology.identity(member.id.pid) == member.id:
             member.pss, member.uss, member.measured_at = pss * 1024, uss * 1024, at
+            member.anon, member.exact = resident - shared, True
 
     # -- what they may have
 
@@ -398,25 +424,65 @@ class Sampler:
         return bounds
 
 
-def _whole(parts: list[Worker]) -> Worker:
+def _carried_on(
+    member: _Member, at: float, rss: int, anon: int
+) -> tuple[int, int] | tuple[None, None]:
+    """PSS and USS of now: as read, and what anonymous memory has changed by since then.
+
+    What a process allocates is its own, so growth is seen at once and in full. Where the guess is
+    wrong it is too small: what it gives back may have been shared, and a page that only stopped
+    being shared (a reference count written to) is no new memory, and is found by the next reading.
+    """
+    assert member.measured_at is not None and member.pss is not None and member.uss is not None
+    if not 0 <= at - member.measured_at <= KEEP_EXACT:
+        member.pss = member.uss = member.measured_at = None
+        return None, None
+    change = anon - member.anon
+    return min(max(member.pss + change, 0), rss), min(max(member.uss + change, 0), rss)
+
+
+def _whole(parts: list[Worker], at: float) -> Worker:
     """The tree of a plain program as one: shared pages counted once, the rest summed up."""
     root = parts[0]
     shared = max(part.shared or 0 for part in parts)
     anon = sum(part.anon or 0 for part in parts)
+    pss, uss, measured_at = _exact_whole(parts, at)
     return Worker(
         root.id,
         root.age,
         shared + anon,
         shared,
         anon,
-        _sum(part.pss for part in parts),
-        _sum(part.uss for part in parts),
+        pss,
+        uss,
         _sum(part.swap for part in parts),
         sum(part.cpu or 0.0 for part in parts),
         _sum(part.fds for part in parts),
         _sum(part.threads for part in parts),
-        measured_at=min((part.measured_at for part in parts if part.measured_at), default=None),
+        measured_at=measured_at,
+        exact=all(part.exact for part in parts),
     )
+
+
+def _exact_whole(parts: list[Worker], at: float) -> tuple[int | None, int | None, float | None]:
+    """(PSS, USS, when the oldest of them was read) of a plain program's tree.
+
+    PSS is known once every process was read after the youngest was forked: it shares what an
+    older reading gave to its parent alone. USS is known from the first reading on: of the others
+    counts what they hold beyond the root, from which they may have it.
+    """
+    readings = [part.measured_at for part in parts if part.measured_at is not None]
+    if not readings or not all(part.exact for part in parts):
+        return None, None, None
+    oldest = min(readings)
+    base, uss = 0, 0
+    for part in parts:
+        own = (part.anon or 0) - base if part.uss is None else part.uss
+        uss += max(own, 0)
+        base = parts[0].anon or 0
+    forked = at - min(part.age or 0.0 for part in parts)
+    pss = _sum(part.pss for part in parts) if oldest >= forked else None
+    return pss, uss, oldest
 
 
 def _sum(values: Iterable[int | None]) -> int | None:

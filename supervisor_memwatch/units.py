@@ -42,7 +42,7 @@ def parse_time(text: str) -> float:
 def parse_rate(text: str) -> float:
     """`1MB/h` -> bytes per second. Raises ValueError."""
     size, slash, per = text.partition("/")
-    seconds = _TIMES.get(per.strip().lower())
+    seconds = {**_TIMES, "min": MINUTE}.get(per.strip().lower())
     if not slash or not per.strip() or seconds is None:
         raise ValueError("not a rate")
     return parse_size(size) / seconds

@@ -51,6 +51,10 @@ QUIET = frozenset(
     {"observe", "in_action", "cooldown", "window", "paused", "max_programs_at_once", "leaving"}
 )
 
+# What sizes before and after an action are compared by, where no single process is.
+ANONYMOUS = "anonymous memory"
+FILES = "open files"
+
 Key = tuple[WorkerId | None, str]
 
 
@@ -174,6 +178,8 @@ class Watch:
         wanted = list(detectors.wants(self.options, self._last, self.past))
         if self.procedure is not None and self.procedure.step == "settling":
             new = procedures.newcomer(self.procedure, self._last)
+            if self.procedure.action == "restart" and self._last.kind == "plain":
+                new = self._last.workers[0].id if self._last.workers else None
             wanted[:0] = [new] if new is not None else []
         return tuple(dict.fromkeys(wanted))
 
@@ -198,7 +204,7 @@ class Watch:
         """Make the plan. The shell writes it down before it calls `launch`."""
         snapshot = self._last
         assert snapshot is not None and self.procedure is None
-        self.procedure = procedures.begin(decision, snapshot, self._size(decision, snapshot))
+        self.procedure = procedures.begin(decision, snapshot, *self._size(decision, snapshot))
         self.actions.append(snapshot.at)
         told = (decision.verdict,) if decision.verdict else ()
         self._subject = (_worker(snapshot, decision.target), told)
@@ -474,24 +480,37 @@ class Watch:
             ended=self.ended,
         )
 
-    def _size(self, decision: Decision, snapshot: Snapshot) -> int:
-        """What is held before: by the worker of a recycle, else by the program."""
-        worker = _worker(snapshot, decision.target)
-        if decision.action == "recycle" and worker is not None:
-            if decision.verdict and decision.verdict.kind == FD_GROWTH:
-                return worker.fds or 0
-            return detectors.measure(self.options, worker, snapshot.at)[0]
-        return detectors.total(snapshot)
+    def _size(self, decision: Decision, snapshot: Snapshot) -> tuple[int, str]:
+        """What is held before, and by which measure: by the worker of a recycle, else by all."""
+        worker = _worker(snapshot, decision.target) if decision.action == "recycle" else None
+        if snapshot.kind == "plain" and snapshot.workers:
+            worker = snapshot.workers[0]
+        if worker is None:
+            return _anonymous(snapshot), ANONYMOUS
+        if decision.verdict and decision.verdict.kind == FD_GROWTH:
+            return worker.fds or 0, FILES
+        if not detectors.settled(self.options, worker, snapshot.at):
+            return _anonymous_of(worker), ANONYMOUS
+        return detectors.measure(self.options, worker, snapshot.at)
 
     def _size_now(self, procedure: procedures.Procedure, snapshot: Snapshot) -> int | None:
-        if procedure.action != "recycle":
-            return detectors.total(snapshot) if snapshot.workers else None
-        worker = _worker(snapshot, procedures.newcomer(procedure, snapshot))
+        """The same, of what has come instead, by the same measure; None while it is not known."""
+        if procedure.action == "recycle":
+            worker = _worker(snapshot, procedures.newcomer(procedure, snapshot))
+        elif snapshot.kind == "plain":
+            worker = snapshot.workers[0] if snapshot.workers else None
+        else:
+            return _anonymous(snapshot) if snapshot.workers else None
         if worker is None:
             return None
-        if procedure.kind == FD_GROWTH:
+        if procedure.measure == FILES:
             return worker.fds
-        return detectors.measure(self.options, worker, snapshot.at)[0]
+        if procedure.measure == ANONYMOUS:
+            return _anonymous_of(worker)
+        if procedure.measure == "RSS":
+            return worker.rss + (worker.swap or 0)
+        size, name = detectors.measure(self.options, worker, snapshot.at)
+        return size if name == procedure.measure else None
 
     def _who(self, id: WorkerId | None, snapshot: Snapshot) -> str:
         if id is None or snapshot.kind == "plain":
@@ -523,7 +542,24 @@ class Watch:
     ) -> News:
         worker, told = subject or (_worker(self._last, target), ())
         series = self.past.points(target) if target is not None else ()
-        return News(what, at, self.namespec, summary, worker, told, action, outcome, freed, series)
+        figures = self._figures(worker) if worker is not None else {}
+        return News(
+            what, at, self.namespec, summary, worker, told, action, outcome, freed, series, figures
+        )
+
+    def _figures(self, worker: Worker) -> dict[str, Any]:
+        """What is told of a worker beside its numbers, in the words of `status --json`."""
+        snapshot, options = self._last, self.options
+        if snapshot is None:
+            return {}
+        trend = detectors.trend(self.past, worker.id)
+        of_workers = snapshot.master is None or worker.id != snapshot.master.id
+        return {
+            "limit": options.limit.of(snapshot.available) if options.limit and of_workers else None,
+            "headroom": detectors.headroom(options, snapshot, worker),
+            "trend": None if trend is None else trend._asdict(),
+            "hours_to_limit": detectors.hours_to_limit(options, snapshot, self.past, worker),
+        }
 
     # -- through the journal -----------------------------------------------------------
 
@@ -587,6 +623,17 @@ class Watch:
         self.procedure = procedures.resume(procedure, at)
         if self.procedure.action == "recycle" and self.procedure.target is not None:
             self.leaving[self.procedure.target] = self.procedure.begun
+
+
+def _anonymous(snapshot: Snapshot) -> int:
+    """The anonymous memory of all. Cheap, and of the same kind before and after an action;
+    what workers share with a preloading master counts more than once in both."""
+    everyone = (*snapshot.workers, *([snapshot.master] if snapshot.master else []))
+    return sum(map(_anonymous_of, everyone))
+
+
+def _anonymous_of(worker: Worker) -> int:
+    return (worker.rss if worker.anon is None else worker.anon) + (worker.swap or 0)
 
 
 def _worker(snapshot: Snapshot | None, id: WorkerId | None) -> Worker | None:

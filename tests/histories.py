@@ -1,4 +1,5 @@
-"""Made-up histories: curves of megabytes in, what replay says of them out."""
+"""Made-up histories: curves of megabytes in, what replay says of them out; and a program under
+--preload, whose exact figures are read now and then, as the sampler reads them."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from supervisor_memwatch import detectors
+from supervisor_memwatch.model import RUNNING, Snapshot, Verdict, Worker, WorkerId
+from supervisor_memwatch.options import Options
 from supervisor_memwatch.replay import replay
 
 MB = 1024 * 1024
@@ -110,3 +114,76 @@ def say(recorded: Iterable[dict[str, Any]], **header: Any) -> Said:
                 for kind in kinds:
                     found.setdefault((pid, kind), answer["t"])
     return said
+
+
+@dataclass
+class Preloaded:
+    """A healthy gunicorn whose workers share the master's image, and its listener's reading.
+
+    `image` and `own` are MB; `leaks`: MB a minute of one worker more. At each tick as many
+    processes are read as `reads` says, in the order in which `wants` asks for them.
+    """
+
+    count: int = 16
+    image: float = 700.0
+    own: float = 2.0
+    leaks: float = 0.0  # of the first worker
+    enough: float = float("inf")  # MB after which it leaks no more
+    reads: int = 1
+    readable: bool = True
+    now: float = 1e9
+    readings: dict[WorkerId, float] = field(default_factory=dict)  # when it was read
+    order: list[WorkerId] = field(default_factory=list)  # whom was read, one after the other
+    past: detectors.Past = field(default_factory=detectors.Past)
+    began: float = 1e9
+
+    def true_total(self) -> float:
+        return self.image + 12 + self.own * self.count + self.leaked(101)
+
+    def leaked(self, pid: int) -> float:
+        leaked = min(self.leaks * (self.now - self.began) / MINUTE, self.enough)
+        return leaked if pid == 101 else 0.0
+
+    def process(self, pid: int) -> Worker:
+        id, anon = WorkerId(pid, pid), self.image + (0 if pid == 100 else self.own)
+        anon += self.leaked(pid)
+        reading = self.readings.get(id)
+        pss = uss = at = None
+        if reading is not None:  # carried on by what anonymous memory has changed since
+            at = reading
+            uss = int(((0 if pid == 100 else self.own) + self.leaked(pid)) * MB)
+            pss = uss + int((self.image + 12) * MB / (self.count + 1))
+        return Worker(
+            id,
+            1000.0 + self.now - self.began,
+            int((anon + 12) * MB),
+            12 * MB,
+            int(anon * MB),
+            pss,
+            uss,
+            0,
+            0.0,
+            measured_at=at,
+            exact=self.readable,
+        )
+
+    def snapshot(self) -> Snapshot:
+        workers = tuple(self.process(101 + n) for n in range(self.count))
+        master = self.process(100)
+        return Snapshot("web", self.now, RUNNING, 100, "gunicorn", master, workers)
+
+    def live(self, options: Options, seconds: float) -> list[Verdict]:
+        """Ticks of five seconds; every verdict that was told meanwhile."""
+        told = []
+        until = self.now + seconds
+        while self.now < until:
+            seen = self.snapshot()
+            detectors.remember(options, self.past, seen)
+            verdicts = detectors.examine(options, seen, self.past)
+            told += [v for opinions in verdicts.values() for v in opinions if v.told]
+            self.now += 5
+            wanted = detectors.wants(options, seen, self.past) if self.readable else ()
+            for id in wanted[: self.reads]:
+                self.readings[id] = self.now
+                self.order.append(id)
+        return told

@@ -6,20 +6,23 @@ import argparse
 import io
 import json
 import os
+import re
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rig import PaperSupervisor, Rig, ticks
-from servers import Receiver
+from servers import Receiver, free_port
 from worlds import World
 
 from supervisor_memwatch import audit, cli, config, rehearsal
-from supervisor_memwatch.model import Worker, WorkerId
+from supervisor_memwatch.model import Snapshot, Worker, WorkerId
 from supervisor_memwatch.units import MB
 
 HOSTILE = "web\x1b[2J\nforged\u202e\u2028"
@@ -67,6 +70,7 @@ def test_every_command_has_its_help(ran: Any, command: str) -> None:
     assert done.status == 0
     assert f"usage: memwatch {command}" in done.out
     assert done.err == ""
+    assert "Exit status: 0" in " ".join(done.out.split())
     for action in commands()[command]._actions:
         assert action.help, action
 
@@ -173,15 +177,50 @@ def test_status_is_0_where_nothing_is_told_and_1_where_something_is(
     assert "held: mode = observe" in done.out
 
 
-def test_a_silent_listener_is_status_2(ran: Any, tmp_path: Path) -> None:
+def told(rig: Rig, **more: object) -> None:
+    """Change what the listener has written of itself; None: had not written it."""
+    with closing(sqlite3.connect(rig.journal)) as db, db:
+        [(text,)] = db.execute("SELECT value FROM facts WHERE key = 'listener'").fetchall()
+        facts = {**json.loads(text), **more}
+        facts = {name: value for name, value in facts.items() if value is not None}
+        db.execute("UPDATE facts SET value = ? WHERE key = 'listener'", (json.dumps(facts),))
+
+
+@pytest.mark.parametrize("names", [["last_tick", "seen_at"], ["seen_at"]])
+def test_a_silent_listener_is_status_2(ran: Any, tmp_path: Path, names: list[str]) -> None:
     """What it saw last is shown all the same."""
-    rig = Rig(tmp_path, "", World())
-    rig.clock.now = time.time() - 3600
-    rig.run(ticks(3))
+    rig = Rig(tmp_path, "", World()).run(ticks(3))
+    told(rig, **dict.fromkeys(names, time.time() - 3600))
     done = ran("status", "-c", rig.conf)
     assert done.status == 2
+    assert "last tick 1h ago" in done.out
     assert "web: RUNNING" in done.out
     assert "the listener is silent" in done.err
+
+
+def test_a_listener_of_before_that_told_less_is_judged_by_its_own_clock(
+    ran: Any, tmp_path: Path
+) -> None:
+    """There is nothing else."""
+    rig = Rig(tmp_path, "", World()).run(ticks(3))
+    for last, status in ((time.time(), 0), (time.time() - 3600, 2)):
+        told(rig, seen_at=None, last_tick=last)
+        assert ran("status", "-c", rig.conf).status == status
+
+
+@pytest.mark.parametrize("step", [-7200, 7200])
+def test_a_clock_that_was_set_makes_no_listener_silent(
+    ran: Any, tmp_path: Path, step: float
+) -> None:
+    """Its own clock went on as before; `last_tick` is by the machine's, as `time` is."""
+    rig = Rig(tmp_path, "", World()).run(ticks(3))
+    told(rig, seen_at=time.time(), last_tick=time.time() - step)
+    done = ran("status", "-c", rig.conf)
+    assert (done.status, done.err) == (0, "")
+    assert re.search(r"last tick \d\d?s ago", done.out)
+    document = ran("status", "--json", "-c", rig.conf).document
+    assert set(document["listener"]) == LISTENER
+    assert 0 <= document["time"] - document["listener"]["last_tick"] < 600
 
 
 def test_without_a_tick_the_listener_is_silent(ran: Any, tmp_path: Path) -> None:
@@ -212,6 +251,26 @@ def test_status_of_what_is_not_watched_lists_what_is(ran: Any, tmp_path: Path) -
     assert [program["namespec"] for program in document["programs"]] == ["shop"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        (["web:web"], ["web"]),
+        (["shop"], ["shop:shop_00", "shop:shop_01"]),
+        (["shop:*", "web"], ["shop:shop_00", "shop:shop_01", "web"]),
+        (["shop:shop_01"], ["shop:shop_01"]),
+    ],
+)
+def test_a_program_is_asked_for_in_full_in_short_or_by_its_group(
+    ran: Any, tmp_path: Path, asked: list[str], shown: list[str]
+) -> None:
+    """As in supervisorctl."""
+    rig = Rig(tmp_path, "", World("web"), World("shop:shop_00"), World("shop:shop_01"))
+    rig.run(ticks(2))
+    done = ran("status", *asked, "--json", "-c", rig.conf)
+    assert (done.status, done.err) == (0, "")
+    assert [program["namespec"] for program in done.document["programs"]] == shown
+
+
 def test_hostile_names_never_reach_a_terminal(
     ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,10 +292,23 @@ def test_hostile_names_never_reach_a_terminal(
     assert json_text.isascii() and json.loads(json_text)["programs"][0]["namespec"] == HOSTILE
 
 
-def _paper(*worlds: World) -> Any:
+STARTS_US = """\
+[eventlistener:memwatch]
+command = memwatch listen
+events = TICK_5,PROCESS_STATE,REMOTE_COMMUNICATION,SUPERVISOR_STATE_CHANGE
+buffer_size = 100
+"""
+
+
+def _paper(*worlds: World, commands: dict[str, str] | None = None) -> Any:
     class Paper(PaperSupervisor):
         def __init__(self, *_: object) -> None:
-            super().__init__(*worlds)
+            super().__init__(*worlds, World("memwatch"))
+            self.url = "unix:///paper.sock"
+            self.commands: dict[str, str] = commands or {}
+
+        def configs(self) -> list[dict[str, Any]]:
+            return [{"group": n, "name": n, "command": c} for n, c in self.commands.items()]
 
         def __enter__(self) -> Paper:
             return self
@@ -256,7 +328,7 @@ def test_check_says_the_configuration_in_words(
     """Status 0 where all is well, and 1 with what to do where it is not."""
     monkeypatch.setattr(rehearsal, "Supervisor", _paper(World("web", pid=0, state="STOPPED")))
     conf = tmp_path / "supervisord.conf"
-    head = f"[supervisord]\n[unix_http_server]\nfile={tmp_path}/s.sock\n"
+    head = f"[supervisord]\n[unix_http_server]\nfile={tmp_path}/s.sock\n{STARTS_US}"
     conf.write_text(head + f"[memwatch]\njournal = {tmp_path}/j.db\nlimit = 90%\n")
     done = ran("check", "-c", conf)
     assert (done.status, done.err) == (0, "")
@@ -273,6 +345,83 @@ def test_check_says_the_configuration_in_words(
     lines = ran("check", "--json", "-c", conf).document
     assert {"ok", "subject", "text"} == set(lines[0])
     assert sum(line["ok"] is False for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (STARTS_US, "", "no [eventlistener:...] section starts `memwatch listen`"),
+        ("TICK_5,", "", "events has no TICK"),
+        ("buffer_size = 100", "", "set buffer_size = 100"),
+        ("buffer_size = 100", "buffer_size = 100\nredirect_stderr = true", "remove it"),
+        (
+            "eventlistener:memwatch",
+            "eventlistener:mw",
+            "does not know mw: run supervisorctl update",
+        ),
+    ],
+)
+def test_check_fails_where_nothing_would_be_watched(
+    ran: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    after: str,
+    says: str,
+) -> None:
+    """A listener that is not there, or gets no ticks, is not all well."""
+    monkeypatch.setattr(rehearsal, "Supervisor", _paper(World("web", pid=0, state="STOPPED")))
+    conf = tmp_path / "supervisord.conf"
+    text = f"[supervisord]\n[unix_http_server]\nfile={tmp_path}/s.sock\n{STARTS_US}"
+    conf.write_text(text.replace(before, after) + f"[memwatch]\njournal = {tmp_path}/j.db\n")
+    done = ran("check", "-c", conf)
+    assert done.status == 1 and says in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "command", "fails"),
+    [
+        ("kill = on", "gunicorn app:app", True),
+        ("kill = on", "gunicorn -c gunicorn.conf.py app:app", True),
+        ("kill = on", "gunicorn --graceful-timeout 20 app:app", False),
+        ("kill = on\ngrace = 40s", "gunicorn app:app", False),
+        ("kill = off", "gunicorn app:app", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["gunicorn", "plain"])
+def test_check_says_where_nothing_would_be_killed(
+    ran: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    options: str,
+    command: str,
+    fails: bool,
+) -> None:
+    """A grace that would be a guess; a program without workers has none to kill."""
+    pid = os.getpid()
+    paper = _paper(World("web", pid=pid), commands={"web": command})
+    monkeypatch.setattr(rehearsal, "Supervisor", paper)
+    snapshot = Snapshot("web", 0.0, "RUNNING", pid, kind, None, ())
+    monkeypatch.setattr(rehearsal.Sampler, "look", lambda *_: snapshot)
+    conf = tmp_path / "supervisord.conf"
+    head = f"[supervisord]\n[unix_http_server]\nfile={tmp_path}/s.sock\n{STARTS_US}[memwatch]\n"
+    conf.write_text(f"{head}journal = {tmp_path}/j.db\n[memwatch:web]\n{options}\n")
+    done = ran("check", "-c", conf)
+    expected = fails and kind == "gunicorn"
+    assert done.status == expected, done.out
+    assert ("FAIL web: kill = on with grace = auto" in done.out) == expected
+
+
+def test_check_shows_no_password_of_the_rpc(ran: Any, tmp_path: Path) -> None:
+    """Where the address holds one."""
+    conf = tmp_path / "supervisord.conf"
+    url = f"http://me:s3cr3t@127.0.0.1:{free_port()}"
+    conf.write_text(f"[supervisord]\n[supervisorctl]\nserverurl = {url}\n[memwatch]\n")
+    done = ran("check", "-c", conf)
+    assert done.status == 1
+    assert "refuses the connection" in done.out
+    assert "s3cr3t" not in done.out + done.err
 
 
 def test_check_without_supervisord_says_how_to_reach_it(ran: Any, tmp_path: Path) -> None:
@@ -530,6 +679,91 @@ def test_one_look_tells_how_much_and_not_whether_it_grows(
     done = ran("audit", "web", "--for", "0", "--since", kept)
     assert done.status == 2
     assert "the machine was booted since" in done.err
+
+
+def test_a_program_is_found_again_under_another_name(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its processes; a pid in the default name, or a namespec in its place, is no matter."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"app (pid 1)": sleeper})
+    kept = tmp_path / "before"
+    ran("audit", "app (pid 1)", "--for", "0", "--save", kept)
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"shop:web": sleeper})
+    done = ran("audit", "shop", "--for", "0", "--since", kept)
+    assert done.status == 0
+    assert "every worker holds about what it held before" in done.out
+
+
+def test_where_every_worker_is_new_nothing_is_called_healthy(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart: the name is the same, and that is all. Not enough to tell is 0."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    kept = tmp_path / "before"
+    ran("audit", "web", "--for", "0", "--save", kept)
+    [id] = json.loads(kept.read_text())["programs"][0]["low_anon"]
+    kept.write_text(kept.read_text().replace(id, "1:1"))
+    done = ran("audit", "web", "--for", "0", "--since", kept)
+    assert done.status == 0
+    assert "no worker of before is left: nothing to compare" in done.out
+    assert "holds about" not in done.out
+
+
+def test_a_file_about_other_programs_is_status_2_before_the_watch(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says whom the file is about."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    kept = tmp_path / "before"
+    ran("audit", "web", "--for", "0", "--save", kept)
+    document = json.loads(kept.read_text())
+    document["programs"][0] |= {"namespec": HOSTILE, "workers": [], "changes": []}
+    kept.write_text(json.dumps(document))
+    monkeypatch.setattr(audit, "_watch", lambda *_: pytest.fail("watched"))
+    done = ran("audit", "web", "--since", kept)
+    assert (done.status, done.out) == (2, "")
+    assert "nothing in it is of web; it has web\\x1b" in done.err
+
+
+def test_what_could_not_be_compared_is_said_beside_what_could() -> None:
+    """Some workers new; a program the file does not know."""
+
+    def text(*found: str) -> str:
+        changes = [{"pid": n, "found": each, "why": ""} for n, each in enumerate(found, 1)]
+        program = {"namespec": "web", "total": 0, "workers": [], "master": None, "evidence": ""}
+        program |= {"changes": changes, "found": [], "enough": False}
+        return audit._text(program, 0, "before")
+
+    some = text("same", "new", "new")
+    assert "the workers that were there before hold about what they held then" in some
+    assert "not compared, as they are new: workers 2, 3" in some
+    assert "not in before: nothing to compare" in text()
+
+
+def test_a_file_that_cannot_be_saved_is_noticed_before_the_watch(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that can is as it was until there is something to save."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    monkeypatch.setattr(audit, "_watch", lambda *_: pytest.fail("watched"))
+    for path in (tmp_path, tmp_path / "none" / "file"):
+        done = ran("audit", "web", "--save", path)
+        assert (done.status, done.out) == (2, "")
+        assert f"--save {path}: " in done.err
+    kept, new = tmp_path / "kept", tmp_path / "new"
+    kept.write_text("precious")
+    for path in (kept, new):
+        assert ran("audit", "nobody", "--save", path).status == 2
+    assert kept.read_text() == "precious"
+    assert not new.exists()
+
+
+def test_a_worker_that_is_too_young_to_judge_says_so(
+    ran: Any, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not healthy yet."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    assert "warming_up: younger than 2m" in ran("audit", "web", "--for", "0").out
 
 
 def test_a_program_that_is_not_running_is_status_2_with_those_that_are(

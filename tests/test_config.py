@@ -59,6 +59,40 @@ def test_without_sections_every_program_is_observed(tmp_path: Path) -> None:
     assert not (found.sections or found.warnings or found.ignored)
 
 
+@pytest.mark.parametrize(
+    ("asked", "means"),
+    [
+        ("web", ["web", "web:web_00", "web:web_01"]),
+        ("web:*", ["web", "web:web_00", "web:web_01"]),
+        ("web:web", ["web"]),
+        ("web:web_01", ["web:web_01"]),
+        ("web_01", []),
+        ("we", []),
+        ("web:", []),
+        ("", []),
+        (":*", []),
+    ],
+)
+def test_a_program_is_named_as_supervisorctl_has_it(asked: str, means: list[str]) -> None:
+    """In full, in short, or by its group."""
+    known = ["web", "web:web_00", "web:web_01", "website", "shop:web"]
+    assert [spec for spec in known if config.named(asked, spec)] == means
+
+
+def test_the_event_listeners_are_read_anew(tmp_path: Path) -> None:
+    """A later `supervisorctl update` starts more of them; whatever is wrong, nothing is raised."""
+    file = tmp_path / "supervisord.conf"
+    file.write_text("[eventlistener:ear]\n[include]\nfiles = more.conf\n[memwatch]\nlimt = 1\n")
+    assert config.listeners_of(str(file), {}) == {"ear"}
+    (tmp_path / "more.conf").write_text("[eventlistener: eye ]\ncommand = %(ENV_X)s\n")
+    assert config.listeners_of(str(file), {}) == {"ear", "eye"}
+    for broken in (b"nothing\n", b"\xff\xfe"):
+        file.write_bytes(broken)
+        assert config.listeners_of(str(file), {}) == frozenset()
+    for path in (tmp_path, tmp_path / "none", tmp_path / "nu\0ll"):
+        assert config.listeners_of(str(path), {}) == frozenset()
+
+
 NESTED = """
 [program:app]
 process_name = %(program_name)s_%(process_num)02d
@@ -310,7 +344,7 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
         f"{here}supervisord.conf: [memwatch] mode = watch: valid: observe or act",
         f"{here}supervisord.conf: [memwatch] limt: no such option; valid: limit",
         f"{here}supervisord.conf: [memwatch:web] limit = 40QB: valid: "
-        "a size such as 400MB or 2GB, a share such as 80%, or none",
+        "a size above 0 such as 400MB or 2GB, a share up to 100% such as 80%, or none",
         f"{here}more.conf: [memwatch:api] kill = maybe: valid: on or off",
         f"{here}supervisord.conf: [memwatch:web] grace = %(ENV_GRACE)s: "
         "ENV_GRACE is not set in the environment",

@@ -19,7 +19,7 @@ import servers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor_memwatch import control
+from supervisor_memwatch import control, model
 from supervisor_memwatch.control import RpcError, send
 from supervisor_memwatch.model import WorkerId
 
@@ -385,7 +385,7 @@ def test_a_fault_keeps_its_code_and_text(peer: Any) -> None:
     with control.Supervisor(peer(answering(http(text))).url, timeout=20) as rpc:
         with pytest.raises(RpcError) as caught:
             rpc.stop("web")
-        assert caught.value.code == control.NOT_RUNNING
+        assert caught.value.code == model.NOT_RUNNING
         assert caught.value.text == "NOT_RUNNING: web?[31m"
 
 
@@ -452,6 +452,48 @@ def test_the_request_is_what_xmlrpc_client_would_send(peer: Any) -> None:
     ]
     login = servers.basic_auth("me", "pässword:").encode()
     assert all(b"\r\nAuthorization: " + login + b"\r\n" in raw for raw in one.requests)
+
+
+def test_a_login_in_the_address_is_used_where_no_other_is_given() -> None:
+    """Percent-encoded, as such addresses are; a path of a socket holds no login."""
+
+    def login(url: str, *given: str) -> tuple[str, str]:
+        rpc = control.Supervisor(url, *given)
+        return rpc.url, rpc._login.removeprefix("Authorization: ").strip()
+
+    def basic(name: str, password: str) -> str:
+        return servers.basic_auth(name, password)
+
+    plain = "http://host:9001"
+    assert login("http://me:p%40ss@host:9001") == (plain, basic("me", "p@ss"))
+    assert login("http://me:secret@host:9001", "you", "other") == (plain, basic("you", "other"))
+    assert login("http://me@host:9001") == (plain, basic("me", ""))
+    assert login(plain) == (plain, "")
+    assert login("unix:///run/a:b@c.sock") == ("unix:///run/a:b@c.sock", "")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:s3cr3t@127.0.0.1:{port}",
+        "http://me:s3cr3t@127.0.0.1:{port}/RPC2",
+        "http://me:s3@cr3t@127.0.0.1:{port}",
+        "http://me:s3/cr3t@127.0.0.1:{port}",
+        "http://me:s3cr3t@127.0.0.1:port",
+        "http://me:s3cr3t@a..b:9001",
+        "https://me:s3cr3t@127.0.0.1:{port}",
+        "http:/me:s3cr3t@127.0.0.1:{port}",
+        "me:s3cr3t@127.0.0.1:{port}",
+    ],
+)
+def test_no_error_shows_a_password_of_the_address(address: str) -> None:
+    """Wherever it stands; the host is still said."""
+    url = address.format(port=servers.free_port())
+    with control.Supervisor(url) as rpc, pytest.raises(RpcError) as caught:
+        rpc.programs()
+    for piece in ("s3", "cr3t", "me:"):
+        assert piece not in caught.value.text
+    assert "127.0.0.1" in caught.value.text or "a..b" in caught.value.text
 
 
 VALUES = st.recursive(
@@ -554,12 +596,12 @@ def test_every_call_against_a_real_supervisord(tmp_path: Path, version: str) -> 
                 real.wait_for("sleeper", "STOPPED")
                 with pytest.raises(RpcError) as caught:
                     rpc.stop("sleeper")
-                assert caught.value.code == control.NOT_RUNNING
+                assert caught.value.code == model.NOT_RUNNING
                 rpc.start("sleeper")
                 real.wait_for("sleeper")
                 with pytest.raises(RpcError) as caught:
                     rpc.start("sleeper")
-                assert caught.value.code == control.ALREADY_STARTED
+                assert caught.value.code == model.ALREADY_STARTED
                 with pytest.raises(RpcError) as caught:
                     rpc.start("nobody")
                 assert (caught.value.code, caught.value.text) == (10, "BAD_NAME: nobody")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from histories import DAY, HOUR, MB, MINUTE, Curve, Life, Said, say, ticks
+from histories import DAY, HOUR, MB, MINUTE, Curve, Life, Preloaded, Said, say, ticks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -500,17 +500,197 @@ def test_a_measure_says_which_it_is_and_counts_swap() -> None:
     assert detectors.measure(Options(measure="rss"), seen, 1000.0) == (105 * MB, "RSS")
 
 
-def test_a_uss_that_was_read_long_ago_is_no_measure() -> None:
+def test_a_reading_is_a_measure_for_a_quarter_of_an_hour() -> None:
+    """The sampler carries it on in the meantime."""
     seen = worker(uss=40 * MB, measured_at=100.0)
-    assert detectors.measure(Options(), seen, 1000.0) == (100 * MB, "RSS")
+    assert detectors.measure(Options(), seen, 1000.0) == (40 * MB, "USS")
+    assert detectors.measure(Options(), seen, 1001.0) == (100 * MB, "RSS")
+
+
+def test_rss_is_what_it_comes_to_only_where_nothing_better_can_be_read() -> None:
+    for exact, uss, expected in [
+        (True, None, False),
+        (True, 40 * MB, True),
+        (False, None, True),
+        (None, None, True),
+    ]:
+        seen = worker(uss=uss, exact=exact)
+        assert detectors.settled(Options(), seen, 1000.0) is expected
+    unread = worker(uss=40 * MB, exact=True)
+    assert not detectors.settled(Options(measure="pss"), unread, 1000.0)
+    assert detectors.settled(Options(measure="rss"), worker(exact=True), 1000.0)
 
 
 def test_wanted_is_who_may_be_over_the_limit_and_was_not_read_lately() -> None:
     options, past = Options(limit=Ceiling(bytes=90 * MB)), detectors.Past()
     over, small = worker(), worker(rss=50 * MB)._replace(id=WorkerId(2, 2))
     assert detectors.wants(options, snapshot(over, small), past) == (over.id,)
-    read = over._replace(uss=50 * MB, measured_at=999.0)
+    read = over._replace(uss=50 * MB, pss=60 * MB, measured_at=999.0)
     assert detectors.wants(options, snapshot(read, small), past) == ()
+    old = read._replace(measured_at=900.0)
+    assert detectors.wants(options, snapshot(old, small), past) == (over.id,)
+    ahead = read._replace(measured_at=5000.0)  # the clock was set back
+    assert detectors.wants(options, snapshot(ahead, small), past) == (over.id,)
+    assert detectors.wants(replace(options, measure="rss"), snapshot(over), past) == ()
+
+
+def test_the_oldest_reading_is_wanted_first_and_none_at_all_before_it() -> None:
+    options, past = Options(limit=Ceiling(bytes=90 * MB)), detectors.Past()
+    ages = {1: 700.0, 2: 500.0, 3: None, 4: 600.0, 5: 990.0}
+    workers = [
+        worker(uss=at and MB, pss=at and MB, measured_at=at)._replace(id=WorkerId(pid, pid))
+        for pid, at in ages.items()
+    ]
+    wanted = detectors.wants(options, snapshot(*workers), past)
+    assert [id.pid for id in wanted] == [3, 2, 4, 1]
+
+
+def test_whoever_could_change_a_verdict_is_read_in_turn() -> None:
+    """One a tick is little: nobody is read twice before everybody was read once."""
+    program = Preloaded(reads=1)
+    program.live(Options(limit=Ceiling(bytes=300 * MB), total_limit=None), 16 * 5)
+    assert len(set(program.order)) == len(program.order) == 16
+    program = Preloaded(reads=1)
+    program.live(Options(total_limit=Ceiling(bytes=4000 * MB)), 17 * 5)
+    assert len(set(program.order)) == len(program.order) == 17
+
+
+@pytest.mark.parametrize("reads", [0, 1, 20])
+def test_a_healthy_preloaded_program_is_not_told(reads: int) -> None:
+    """Sixteen workers that share 700 MB hold 0.76 GB, not 12; each of them holds 2 MB."""
+    limits = Options(limit=Ceiling(bytes=300 * MB), total_limit=Ceiling(bytes=4000 * MB))
+    assert Preloaded(reads=reads).live(limits, 30 * MINUTE) == []
+
+
+@pytest.mark.parametrize("reads", [0, 1, 20])
+@pytest.mark.parametrize("readable", [False, True])
+def test_the_total_is_never_more_than_what_is_there(reads: int, readable: bool) -> None:
+    program = Preloaded(reads=reads, readable=readable)
+    options = Options(total_limit=Ceiling(bytes=760 * MB))
+    for _ in range(30):
+        program.live(options, 5)
+        held = detectors.total(program.snapshot()) / MB
+        assert 0.95 * program.true_total() < held <= program.true_total() + 1
+
+
+def test_a_preloaded_program_over_its_total_limit_is_told_by_pss() -> None:
+    options = Options(total_limit=Ceiling(bytes=740 * MB))
+    told = Preloaded(reads=3).live(options, 5 * MINUTE)
+    assert told and {verdict.kind for verdict in told} == {"total_limit"}
+    assert told[-1].why == "744.0MB in master and 16 workers (PSS), total limit 740.0MB"
+
+
+def test_where_nothing_can_be_read_what_may_be_the_masters_counts_once() -> None:
+    """And the sentence says that it is at least so much."""
+    program = Preloaded(readable=False, own=200)
+    told = program.live(Options(total_limit=Ceiling(bytes=3000 * MB)), MINUTE)
+    assert told and told[-1].why.startswith(
+        "3.82GB in master and 16 workers (at least: what is shared counts once), total limit"
+    )
+    assert program.live(Options(total_limit=Ceiling(bytes=4000 * MB)), MINUTE) == []
+
+
+def test_a_leak_in_a_preloaded_program_meets_its_limit_by_uss() -> None:
+    program = Preloaded(reads=1, leaks=30)
+    told = program.live(
+        Options(limit=Ceiling(bytes=300 * MB), total_limit=None, growth="off"), 15 * MINUTE
+    )
+    assert told and {verdict.kind for verdict in told} == {"limit"}
+    assert all(verdict.why.startswith("USS 3") for verdict in told[:3])
+    assert 300 * MB <= told[0].measured < 340 * MB
+
+
+def test_rss_is_judged_where_nothing_better_can_be_read() -> None:
+    told = Preloaded(readable=False).live(
+        Options(limit=Ceiling(bytes=300 * MB), total_limit=None), MINUTE
+    )
+    assert told and told[0].why == "RSS 714.0MB, limit 300.0MB"
+
+
+def test_a_limit_waits_for_the_reading_and_what_stood_stands_meanwhile() -> None:
+    """A listener that starts anew has no readings yet: nothing recovers by that."""
+    options, past = Options(limit=Ceiling(bytes=90 * MB)), detectors.Past()
+    read = worker(uss=95 * MB, pss=95 * MB, exact=True)
+    unread = worker(exact=True)
+
+    def kinds_after(seen: Worker, at: float) -> list[str]:
+        now = snapshot(seen)._replace(at=at)
+        detectors.remember(options, past, now)
+        return [v.kind for v in detectors.examine(options, now, past).get(seen.id, ()) if v.told]
+
+    assert [kinds_after(unread, at) for at in (0.0, 40.0)] == [[], []]
+    assert [kinds_after(read, at) for at in (50.0, 60.0, 70.0)] == [[], [], []]
+    assert [kinds_after(read, at) for at in (80.0, 90.0)] == [["limit"], ["limit"]]
+    assert kinds_after(unread, 95.0) == ["limit"]
+    assert kinds_after(read._replace(uss=80 * MB), 100.0) == []
+
+
+def test_the_reading_of_a_master_from_before_a_fork_is_not_added_to_its_workers() -> None:
+    """Its image was its own until then: 700 MB that the young worker's reading has as shared."""
+    program = Preloaded(count=2)
+    seen = program.snapshot()
+    assert seen.master is not None
+    at = seen.at
+    master = seen.master._replace(uss=712 * MB, pss=712 * MB, measured_at=at - 60)
+    first, second = (w._replace(uss=2 * MB, pss=240 * MB, measured_at=at) for w in seen.workers)
+    young = seen._replace(master=master, workers=(first, second._replace(age=30.0)))
+    assert detectors.total(young) == (712 + 2 + 2) * MB
+    settled = seen._replace(master=master._replace(uss=0, pss=240 * MB, measured_at=at))
+    read = settled._replace(workers=(first, second._replace(age=30.0)))
+    assert detectors.total(read) == 720 * MB
+
+
+def test_a_leak_that_was_told_is_measured_on_and_always_the_same_way() -> None:
+    """At the moment of an action its figures are those of a reading."""
+    options = Options(limit=Ceiling(bytes=900 * MB), total_limit=None)
+    program = Preloaded(reads=1, leaks=20)
+    whys, oldest = [], detectors.RECENT + 5
+    for _ in range(360):
+        told = program.live(options, 5)
+        whys += [verdict.why for verdict in told if verdict.kind == "leak"]
+        if any(verdict.act for verdict in told):
+            oldest = options.confirm / 2 + 5
+        if whys:
+            leaking = program.snapshot().workers[0]
+            assert leaking.measured_at is not None
+            assert program.now - leaking.measured_at <= oldest
+    assert len(whys) > 200 and oldest < 30
+    assert all(why.startswith("USS ") for why in whys)
+
+
+def test_a_leak_is_not_acted_on_for_its_rss() -> None:
+    """714 MB of RSS are over the limit; of its own it holds some 30 MB."""
+    options = Options(limit=Ceiling(bytes=900 * MB), total_limit=None)
+    program = Preloaded(reads=0, leaks=20, image=800)
+    told = program.live(options, 9 * MINUTE)
+    assert told and not any(verdict.act for verdict in told)
+    assert not any("RSS " in verdict.why for verdict in told)
+
+
+def test_there_is_no_haste_over_a_limit_that_is_near_by_rss_alone() -> None:
+    """For 32 MB in four minutes, of which none follow; 30 MB of the 760 are its own."""
+    options = Options(limit=Ceiling(bytes=760 * MB), total_limit=None)
+    assert Preloaded(reads=0, leaks=8, enough=32).live(options, 10 * MINUTE) == []
+
+
+def test_a_growing_master_has_left_what_the_total_limit_leaves_by_either_measure() -> None:
+    """A master is most of its image by RSS and next to nothing by USS."""
+    bounds = []
+    for readable in (False, True):
+        past, options = detectors.Past(), Options(total_limit=Ceiling(bytes=3000 * MB))
+        for t in range(0, 1200, 5):
+            anon = int((700 + t / 20) * MB)
+            own = None if not readable else int((5 + t / 20) * MB)
+            master = Worker(
+                WorkerId(9, 9), 200.0 + t, anon + 12 * MB, 12 * MB, anon, own, own, exact=readable
+            )
+            one = snapshot()._replace(at=float(t), master=master)
+            detectors.remember(options, past, one)
+        [verdict] = detectors.examine(options, one, past)[master.id]
+        assert (verdict.kind, verdict.bound is not None) == ("master_growth", True)
+        bounds.append(verdict.bound)
+    # What is left is 3000 MB less the total, of which the one who reads PSS sees 700 MB less.
+    assert bounds[1] - bounds[0] == pytest.approx(0.25 * 707 * MB, rel=0.02)
 
 
 def test_headroom_is_the_tightest_of_what_is_known() -> None:
@@ -583,3 +763,19 @@ def test_what_is_remembered_is_bounded() -> None:
         detectors.remember(options, past, snapshot(life)._replace(at=float(t)))
     assert len(past.lives) <= 2
     assert len(json.dumps(past.dump())) < 20_000
+
+
+def test_time_that_nobody_saw_confirms_nothing() -> None:
+    """A limit that was exceeded before and after the listener was away begins to count anew."""
+    options, past = Options(limit=Ceiling(bytes=100 * MB)), detectors.Past()
+    big = Worker(WorkerId(1, 1), 900.0, 200 * MB, 0, 200 * MB)
+
+    def told(at: float) -> bool:
+        seen = Snapshot("web", at, "RUNNING", 9, "gunicorn", None, (big,))
+        detectors.remember(options, past, seen)
+        [verdict] = detectors.examine(options, seen, past)[big.id]
+        return verdict.told
+
+    assert not any(told(at) for at in (0.0, 5.0, 10.0))
+    assert not told(60.0) and not told(80.0)
+    assert told(90.0)

@@ -131,7 +131,7 @@ def _news_arrive_once(
     elsewhere: Receiver,
 ) -> None:
     log = supervisor.listener_log
-    wait_until(lambda: "over: news to" in log(), 90, lambda: str(supervisor))
+    wait_until(lambda: "over: news to" in log(), 180, lambda: str(supervisor))
     wait_until(lambda: len(redirecting.received) >= 2, 60, lambda: str(supervisor))
     # Three attempts were refused; the fourth is the first to be taken, and the last.
     wait_until(lambda: len(failing.received) >= 5, 60, lambda: str(supervisor))
@@ -281,7 +281,7 @@ def _fills_up(supervisor: Supervisor, journal: Path, listener: int) -> None:
     ended = "SELECT text FROM entries WHERE text LIKE '%ended unexpectedly%'"
     assert rows(journal, ended) == []
     process.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    wait_until(lambda: "over: journal" in log(), 120, log)
+    wait_until(lambda: "over: journal" in log(), 220, log)
     wait_until(lambda: ticked(journal) > remembered + 2, 60, log)
     assert len(rows(journal, ended)) == 1
     assert log().count("WARN journal:") == 1

@@ -257,7 +257,7 @@ def test_a_write_is_all_or_nothing(opened: Journal, path: Path) -> None:
 def test_a_full_disk_makes_it_memory_and_room_makes_it_the_file_again(
     opened: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of before, of meanwhile and of after is lost, nothing is there twice."""
+    """But for samples nothing of before, meanwhile and after is lost, nothing is there twice."""
     opened.write(
         [
             entry("before"),
@@ -277,7 +277,7 @@ def test_a_full_disk_makes_it_memory_and_room_makes_it_the_file_again(
     assert opened.write([entry("after")])
     assert opened.durable and opened.trouble is None
     assert [text.split()[0] for text in texts(path)] == ["before", "meanwhile", "still", "after"]
-    assert opened.rows("SELECT at FROM samples") == [(1.0,), (2.0,)]
+    assert opened.rows("SELECT at FROM samples") == [(1.0,)]
     assert opened.rows("SELECT id, ended FROM procedures") == [("web@1", 2.0)]
 
 
@@ -286,7 +286,7 @@ def test_a_return_that_fails_half_way_leaves_nothing_behind(
 ) -> None:
     """It is tried again, and what was copied is there once."""
     no_space(opened)
-    opened.write([journal.sample_row("web", 1.0, []), entry("one " + BIG)])
+    opened.write([journal.watch_row("web", 1.0, {}), entry("one " + BIG)])
     assert not opened.durable
     monkeypatch.setattr(journal, "RETRY", 0.0)
     copy, failing = journal._copy, [True]
@@ -301,7 +301,37 @@ def test_a_return_that_fails_half_way_leaves_nothing_behind(
     assert not opened.write([entry("two")])
     assert opened.write([entry("three")])
     assert [text.split()[0] for text in texts(path)] == ["one", "two", "three"]
-    assert opened.rows("SELECT at FROM samples") == [(1.0,)]
+    assert opened.rows("SELECT saved FROM watches") == [(1.0,)]
+
+
+@pytest.mark.parametrize("when", ["from the start", "later"])
+def test_memory_holds_no_samples_and_the_newest_entries_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """However long the trouble lasts; the newest ones come back to the file."""
+    monkeypatch.setattr(journal, "RETRY", 3600.0)
+    blocked = tmp_path / "state"
+    if when == "from the start":
+        blocked.write_text("in the way")
+        made = Journal(str(blocked / "journal.db"))
+    else:
+        made = Journal(str(blocked / "journal.db"))
+        no_space(made)
+        made.write([journal.watch_row("web", 1.0, BIG)])
+    assert not made.durable
+    for _ in range(3):
+        made.write([journal.sample_row("web", 1.0, []) for _ in range(10)])
+        made.write([entry(str(number)) for number in range(5000)])
+    assert made.rows("SELECT count(*) FROM samples") == [(0,)]
+    assert made.rows("SELECT count(*) FROM entries") == [(10_000,)]
+    assert made.rows("SELECT text FROM entries ORDER BY seq DESC LIMIT 1") == [("4999",)]
+    if when == "from the start":
+        blocked.unlink()
+    monkeypatch.setattr(journal, "RETRY", 0.0)
+    assert made.write([entry("after"), journal.sample_row("web", 2.0, [])])
+    assert made.rows("SELECT at FROM samples") == [(2.0,)]
+    assert made.rows("SELECT count(*) FROM entries") == [(10_001,)]
+    made.close()
 
 
 def test_a_read_that_fails_makes_it_memory_and_repeats_nothing(

@@ -112,6 +112,32 @@ def test_a_wrong_value_is_told_what_would_be_valid(name: str, text: str) -> None
     assert str(caught.value) == f"valid: {FIELDS[name].metadata['valid']}"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("confirm", "0s", "above 0"),
+        ("keep", "0", "above 0"),
+        ("budget", "0/1h", "a count from 1"),
+        ("budget", "6/0s", "a time above 0"),
+        ("limit", "0", "a size above 0"),
+        ("limit", "101%", "up to 100%"),
+        ("growth", "0MB/h", "above 0"),
+        ("imbalance", "1000", "below 1000"),
+        ("actions", "recycle recycle", "each once"),
+        ("preflight", "'open", "quotes closed"),
+        ("max_unavailable", "0", "from 1"),
+        ("max_unavailable", "100001", "to 100000"),
+        ("window", "06:00-06:00", "two different times"),
+        ("window", "00:00-24:00", "23:59"),
+        ("notify", "https:///path", "with their host"),
+    ],
+)
+def test_a_value_just_out_of_range_is_told_the_range(name: str, text: str, words: str) -> None:
+    """An example alone would leave the reader with `0s` is `a time such as 30s`."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        options.parse(name, text)
+
+
 @given(st.sampled_from(sorted(FIELDS)), st.text())
 def test_no_text_is_anything_but_a_value_or_a_value_error(name: str, text: str) -> None:
     """A user's mistake is never a traceback of another kind."""

@@ -21,7 +21,7 @@ def begin(world: World, action: str, verdict: Verdict | None = VERDICT) -> Proce
     target = snapshot.workers[0].id if snapshot.workers else None
     decision = Decision(action, world.namespec, target, verdict)
     size = snapshot.workers[0].rss if action == "recycle" else detectors.total(snapshot)
-    step = procedures.first_commands(procedures.begin(decision, snapshot, size))
+    step = procedures.first_commands(procedures.begin(decision, snapshot, size, "RSS"))
     world.obey(step.commands)
     return step.procedure
 
@@ -142,7 +142,7 @@ def test_a_plan_that_may_or_may_not_have_been_begun_ends_well() -> None:
     world = World(count=2)
     snapshot = world.snapshot(1.0)
     decision = Decision("restart", "web", None, None)
-    planned = procedures.begin(decision, snapshot, 100 * MB)
+    planned = procedures.begin(decision, snapshot, 100 * MB, "RSS")
     outcome, more = play(world, procedures.resume(planned, 60.0), until=120.0)
     assert outcome is not None and outcome.result == "failed"
     assert more == [] and world.state == "RUNNING"
@@ -152,7 +152,7 @@ def test_a_program_found_stopped_after_our_death_is_started() -> None:
     """Killed between stop and start: the next listener starts it."""
     world = World(count=2)
     snapshot = world.snapshot(1.0)
-    planned = procedures.begin(Decision("restart", "web", None, None), snapshot, 100 * MB)
+    planned = procedures.begin(Decision("restart", "web", None, None), snapshot, 100 * MB, "RSS")
     world.obey([Command("stop", "web")])
     world.advance(50.0)
     assert world.state == "STOPPED"

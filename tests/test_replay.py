@@ -61,6 +61,10 @@ BAD = {
     "infinite": '{"t": 1e999, "workers": []}',
     "time a truth value": tick(True),
     "time a text": tick("5"),
+    "time beyond measure": tick(1e18, WORKER),
+    "time before all time": tick(-1e18, WORKER),
+    "age beyond measure": tick(0, {**WORKER, "age": 1e18}),
+    "cpu beyond measure": tick(0, {**WORKER, "cpu": 1e18}),
     "no rss": tick(0, {"pid": 7, "start": 1}),
     "rss null": tick(0, {"pid": 7, "start": 1, "rss": None}),
     "rss negative": tick(0, {**WORKER, "rss": -1}),
@@ -88,6 +92,17 @@ def test_a_bad_line_is_named_by_its_number_and_the_rest_is_read(name: str) -> No
     assert status == 2
     assert [answer["t"] for answer in answers] == [0, 5]
     assert len(errors) == 1 and errors[0].startswith("line 3: ")
+
+
+@pytest.mark.parametrize("step", [1, 0.001, 0.0005])
+@pytest.mark.parametrize("zero", [-9.9e12, 1.7e9, 9.9e12])
+def test_a_leak_far_from_zero_ends_no_replay(zero: float, step: float) -> None:
+    """Times so large that a float tells one from the next hardly, or not at all."""
+    header = {"namespec": "w", "limit": 2**30, "options": {"confirm": "0.0001s", "warmup": "0s"}}
+    size = lambda n: {"rss": n * 2**21, "anon": n * 2**21}  # noqa: E731
+    ticks = [tick(zero + step * n, {**WORKER, "age": 1e12, **size(n)}) for n in range(500)]
+    status, answers, errors = run({"program": header}, *ticks)
+    assert (status, len(answers), errors) == (0, 500, [])
 
 
 @given(st.text())

@@ -66,7 +66,7 @@ class Bench:
         ids = tuple(WorkerId(pid, 1000 + pid) for pid in exact)
         return self.sampler.look(Program("web:web", state, pid, 900.0), at, ids)
 
-    def rollup(self, pid: int, pss: int = 5000, private: int = 2000) -> None:
+    def rollup(self, pid: int, pss: int = 3000, private: int = 2000) -> None:
         """In kilobytes."""
         (self.proc.path / str(pid) / "smaps_rollup").write_text(
             "5590-7ffe ---p 00000000 00:00 0  [rollup]\nRss: 9999 kB\n"
@@ -151,6 +151,7 @@ def test_a_snapshot_of_gunicorn(bench: Bench) -> None:
         fds=4,
         threads=4,
         ready=True,
+        exact=True,
     )
     assert worker(snapshot, 102).ready is False
 
@@ -364,12 +365,12 @@ def test_limits_are_shared_by_the_programs_of_a_control_group(
 def test_exact_numbers_are_read_where_they_are_asked_for(bench: Bench) -> None:
     bench.proc.gunicorn()
     for pid in (100, 101, 102):
-        bench.rollup(pid, 5000 + pid, 2000 + pid)
+        bench.rollup(pid, 3000 + pid, 2000 + pid)
     assert worker(bench.look(1000.0)).pss is None
     assert bench.rollups == []
     snapshot = bench.look(1005.0, (101, 100))
     found = worker(snapshot)
-    assert (found.pss, found.uss, found.measured_at) == (5101 * 1024, 2101 * 1024, 1005.0)
+    assert (found.pss, found.uss, found.measured_at) == (3101 * 1024, 2101 * 1024, 1005.0)
     assert snapshot.master is not None
     assert snapshot.master.uss == 2100 * 1024
     assert worker(snapshot, 102).uss is None
@@ -381,9 +382,53 @@ def test_exact_numbers_are_kept_for_a_quarter_of_an_hour(bench: Bench) -> None:
     bench.rollup(101)
     bench.look(1000.0, (101,))
     found = worker(bench.look(1900.0))
-    assert (found.pss, found.uss, found.measured_at) == (5000 * 1024, 2000 * 1024, 1000.0)
+    assert (found.pss, found.uss, found.measured_at) == (3000 * 1024, 2000 * 1024, 1000.0)
     found = worker(bench.look(1901.0))
     assert (found.pss, found.uss, found.measured_at) == (None, None, None)
+
+
+def test_a_reading_of_the_future_is_none(bench: Bench) -> None:
+    """The clock was set back: how old it is, nobody knows."""
+    bench.proc.gunicorn()
+    bench.rollup(101)
+    bench.look(1000.0, (101,))
+    assert worker(bench.look(995.0)).uss is None
+
+
+def test_between_two_readings_they_change_with_anonymous_memory(bench: Bench) -> None:
+    """Never below nothing, and never above what is resident."""
+
+    def pages(resident: int, shared: int) -> None:
+        bench.proc.process(101, 100, catches=WORKER, heartbeats=["h101"], pages=(resident, shared))
+
+    bench.proc.gunicorn()
+    bench.rollup(101)
+    bench.look(1000.0, (101,))
+    for resident, shared, change in [(1600, 200, 600), (1600, 800, 0), (900, 200, -100)]:
+        pages(resident, shared)
+        found = worker(bench.look(1005.0))
+        assert found.pss == 3000 * 1024 + change * PAGE
+        assert found.uss == 2000 * 1024 + change * PAGE
+        assert found.measured_at == 1000.0
+    pages(300, 200)
+    found = worker(bench.look(1005.0))
+    assert (found.pss, found.uss) == (3000 * 1024 - 700 * PAGE, 0)
+    pages(1000, 0)
+    assert worker(bench.look(1005.0)).pss == 3000 * 1024 + 200 * PAGE
+    bench.rollup(101, 2500, 1500)
+    found = worker(bench.look(1010.0, (101,)))
+    assert (found.pss, found.uss, found.measured_at) == (2500 * 1024, 1500 * 1024, 1010.0)
+
+
+def test_what_is_carried_on_is_never_above_what_is_resident(bench: Bench) -> None:
+    """So that what is below a limit by its RSS is below it by any measure."""
+    bench.proc.gunicorn()
+    bench.rollup(101, pss=3900, private=3900)
+    bench.proc.process(101, 100, catches=WORKER, heartbeats=["h101"], pages=(1000, 900))
+    bench.look(1000.0, (101,))
+    bench.proc.process(101, 100, catches=WORKER, heartbeats=["h101"], pages=(1000, 0))
+    found = worker(bench.look(1005.0))
+    assert (found.pss, found.uss) == (1000 * PAGE, 1000 * PAGE)
 
 
 def test_reading_them_takes_a_small_share_of_the_time(bench: Bench) -> None:
@@ -428,9 +473,47 @@ def test_a_process_too_dear_for_the_budget_is_never_read(bench: Bench) -> None:
     bench.proc.process(101, 100, catches=WORKER, heartbeats=["h101"], pages=(pages, 0))
     bench.rollup(101)
     bench.rollup(102)
+    assert worker(bench.look(500.0)).exact is True  # nobody has asked yet
     for at in (1000.0, 5000.0, 90000.0):
-        bench.look(at, (101, 102))
+        snapshot = bench.look(at, (101, 102))
+        assert (worker(snapshot).exact, worker(snapshot, 102).exact) == (False, True)
     assert bench.rollups == [102, 102, 102]
+
+
+def test_programs_take_turns_where_the_budget_is_short(bench: Bench) -> None:
+    """One that always wants more does not keep another from being read."""
+    for master in (100, 200):
+        bench.proc.gunicorn(master, workers=8)
+        for pid in range(master + 1, master + 9):
+            bench.rollup(pid)
+    bench.rollup_cost = 0.1
+
+    def look(name: str, master: int, at: float, exact: bool = True) -> None:
+        ids = [WorkerId(pid, 1000 + pid) for pid in range(master + 1, master + 9)]
+        ids.sort(
+            key=lambda id: bench.rollups[::-1].index(id.pid) if id.pid in bench.rollups else 99
+        )
+        bench.sampler.look(Program(name, "RUNNING", master), at, ids[::-1] if exact else ())
+
+    for tick in range(300):
+        look("a", 100, 1000.0 + 5 * tick)
+        look("b", 200, 1000.0 + 5 * tick)
+    read = [pid // 100 for pid in bench.rollups]
+    assert len(read) > 60
+    assert abs(read.count(1) - read.count(2)) <= 5
+    # Whoever wants nothing any more, or has gone, is not waited for.
+    count = len(read)
+    for tick in range(300, 500):
+        look("a", 100, 1000.0 + 5 * tick, exact=False)
+        look("b", 200, 1000.0 + 5 * tick)
+    assert len(bench.rollups) > count + 40
+    look("a", 100, 3500.0)
+    look("a", 100, 3500.0)
+    bench.sampler.forget("a")
+    count = len(bench.rollups)
+    for tick in range(600, 800):
+        look("b", 200, 1000.0 + 5 * tick)
+    assert len(bench.rollups) > count + 40
 
 
 def test_what_a_process_costs_is_learned(bench: Bench) -> None:
@@ -462,8 +545,36 @@ def test_a_refusal_is_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(sampler, "_read", refuse)
     for at in (1000.0, 1100.0):
-        assert worker(bench.look(at, (101,))).uss is None
+        found = worker(bench.look(at, (101,)))
+        assert (found.uss, found.exact) == (None, False)
     assert len(asked) == 1
+
+
+def test_a_failure_that_may_pass_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it does there are no exact numbers; nobody waits for them."""
+    bench.proc.gunicorn()
+    bench.rollup(101)
+    read = sampler._read
+
+    def fail(path: str) -> bytes:
+        if path.endswith("smaps_rollup"):
+            raise OSError(errno.ENOMEM, "no memory", path)
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler, "_read", fail)
+        found = worker(bench.look(1000.0, (101,)))
+        assert (found.uss, found.exact) == (None, False)
+    found = worker(bench.look(1005.0, (101,)))
+    assert (found.uss, found.exact) == (2000 * 1024, True)
+
+
+def test_a_kernel_without_any_of_these_files_is_known_at_once(bench: Bench) -> None:
+    bench.proc.gunicorn()
+    found = worker(bench.look(1000.0, (101,)))
+    assert (found.uss, found.exact) == (None, False)
 
 
 def test_where_there_is_no_rollup_all_mappings_are_added_up(bench: Bench) -> None:
@@ -480,41 +591,90 @@ def test_nothing_is_measured_of_a_process_that_ended_meanwhile(bench: Bench) -> 
     bench.look(1000.0)
     (bench.proc.path / "101/smaps_rollup").write_text("")
     found = worker(bench.look(1005.0, (101, 999)))
-    assert (found.pss, found.measured_at) == (None, None)
+    assert (found.pss, found.measured_at, found.exact) == (None, None, True)
 
 
 # -- programs without gunicorn
 
 
-def test_a_plain_program_is_its_whole_tree(bench: Bench) -> None:
-    """Shared pages count once; whatever is unknown of one is unknown of all."""
+def celery(bench: Bench) -> None:
     grow_up(bench)
     bench.proc.process(
         100, flags=EXECED, cmdline="celery", cpu=(100, 50), pages=(1000, 600), threads=3, files=2
     )
     bench.proc.process(101, 100, cmdline="celery", cpu=(10, 0), pages=(900, 500), files=5)
-    bench.proc.process(102, 101, cmdline="celery", pages=(300, 100))
-    bench.rollup(100, 30, 20)
-    bench.rollup(101, 3, 2)
-    snapshot = bench.look(1000.0, (100,))
+    bench.proc.process(102, 101, cmdline="celery", pages=(900, 100))
+
+
+def test_a_plain_program_is_its_whole_tree(bench: Bench) -> None:
+    """Shared pages count once."""
+    celery(bench)
+    for pid, pss in ((100, 30), (101, 3), (102, 1)):
+        bench.rollup(pid, pss, 6)
+    snapshot = bench.look(1000.0)
     assert (snapshot.kind, snapshot.master, snapshot.others) == ("plain", None, 0)
     assert snapshot.workers == (
         Worker(
             id=WorkerId(100, 1100),
             age=bench.uptime - 1100 / TICKS,
-            rss=(600 + 400 + 400 + 200) * PAGE,
+            rss=(600 + 400 + 400 + 800) * PAGE,
             shared=600 * PAGE,
-            anon=1000 * PAGE,
+            anon=1600 * PAGE,
             swap=0,
             cpu=160 / TICKS,
             fds=7,
             threads=5,
-            measured_at=1000.0,
+            exact=True,
         ),
     )
-    bench.rollup(102, 1, 1)
     found = worker(bench.look(1005.0, (100,)), 100)
-    assert (found.pss, found.uss, found.measured_at) == (34 * 1024, 23 * 1024, 1005.0)
+    assert (found.pss, found.uss, found.measured_at) == (34 * 1024, 18 * 1024, 1005.0)
+
+
+def test_of_a_tree_that_was_read_in_part_the_rest_is_what_the_root_does_not_have(
+    bench: Bench,
+) -> None:
+    """The root, read first, has 400 pages; 102 has 400 more, for which no reading is needed."""
+    celery(bench)
+    for pid in (100, 101, 102):
+        bench.rollup(pid, 30, 20)
+    bench.rollup_cost = 1.0  # one reading, and then for long none
+    found = worker(bench.look(1000.0, (100,)), 100)
+    assert bench.rollups == [100]
+    assert (found.pss, found.uss, found.measured_at) == (None, 20 * 1024 + 400 * PAGE, 1000.0)
+    bench.look(1400.0, (100,))
+    found = worker(bench.look(1800.0, (100,)), 100)
+    assert bench.rollups == [100, 101, 102]  # never read, or longest ago, first
+    assert (found.pss, found.uss, found.measured_at) == (90 * 1024, 60 * 1024, 1000.0)
+
+
+def test_what_a_root_gave_to_a_fork_is_not_its_own_any_more(bench: Bench) -> None:
+    """PSS is known again when all were read after the fork."""
+    celery(bench)
+    for pid in (100, 101, 102):
+        bench.rollup(pid, 30, 20)
+    assert worker(bench.look(1000.0, (100,)), 100).pss == 90 * 1024
+    bench.uptime += 60
+    bench.proc.process(
+        103, 100, start=int((bench.uptime - 5) * TICKS), cmdline="celery", pages=(900, 100)
+    )
+    bench.rollup(103, 30, 20)
+    bench.rollup_cost = 1.0
+    found = worker(bench.look(1060.0, (100,)), 100)
+    assert bench.rollups[3:] == [103]
+    assert (found.pss, found.uss) == (None, 80 * 1024)
+    for at in (1400.0, 1700.0, 1950.0):
+        bench.uptime += 300
+        found = worker(bench.look(at, (100,)), 100)
+    assert found.pss == 120 * 1024
+
+
+def test_a_tree_with_a_process_that_cannot_be_read_has_no_exact_numbers(bench: Bench) -> None:
+    celery(bench)
+    bench.rollup(100, 30, 20)
+    bench.rollup(101, 30, 20)
+    found = worker(bench.look(1000.0, (100,)), 100)
+    assert (found.pss, found.uss, found.measured_at, found.exact) == (None, None, None, False)
 
 
 def test_a_small_plain_tree_is_walked_at_every_look(bench: Bench) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor_memwatch.growth import mann_kendall, sen
+from supervisor_memwatch.growth import Stretch, flattens, grows, mann_kendall, pace, sen, still
 from supervisor_memwatch.series import KEPT, LEVELS, Series
 
 
@@ -109,3 +109,17 @@ def test_sen_gives_the_median_slope_whatever_one_outlier_says() -> None:
     values[5] = 900
     slope, low, high = sen(ats, values)
     assert slope == 2 and low <= 2 <= high
+
+
+def test_no_time_at_all_between_samples_is_no_growth() -> None:
+    """Where times are so large that a float cannot tell them apart; nothing divides by zero."""
+    series = Series(1)
+    for n in range(100):
+        series.turn(1e18, n * 2**20, float(n))
+    stretch = Stretch(0, 10, 1e18, 0.0, 1.0, None)
+    assert grows(series, 0, 10) is None
+    assert pace(series, stretch) == 0.0
+    assert not flattens(series, 0.0)
+    assert still(series, stretch)
+    assert sen([1e18] * 5, [1, 2, 3, 4, 5]) == (0.0, 0.0, 0.0)
+    assert sen([0, 0, 10], [1, 2, 11])[0] == pytest.approx(0.95, abs=0.06)
