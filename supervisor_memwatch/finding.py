@@ -56,7 +56,8 @@ def _of_parent() -> str | None:
     for pid in _ancestors():
         started = _supervisord(pid)
         if started is not None:
-            return _file_of(pid, *started)
+            # Another user's directory cannot be read, but we were started in it.
+            return _file_of(pid, *started, also=(os.getcwd(), os.environ.get("PWD", "")))
     return None
 
 
@@ -129,12 +130,15 @@ def _is_supervisord(script: str) -> bool:
     return _SUPERVISORD.fullmatch(os.path.basename(script)) is not None
 
 
-def _file_of(pid: int, script: str, arguments: list[str]) -> str:
-    """The file that a supervisord reads, seen from outside. Raises ConfigError."""
+def _file_of(pid: int, script: str, arguments: list[str], also: tuple[str, ...] = ()) -> str:
+    """The file that a supervisord reads, seen from outside. Raises ConfigError.
+
+    `also`: further directories where relative paths may start.
+    """
     given = _given_file(arguments)
     if given is not None and os.path.isabs(given):
         return given
-    for directory in _directories(pid):
+    for directory in (*_directories(pid), *also):
         for path in _search_path(script) if given is None else [given]:
             # Without a directory only an absolute path says which file it is.
             if directory or os.path.isabs(path):
@@ -143,7 +147,8 @@ def _file_of(pid: int, script: str, arguments: list[str]) -> str:
                     return full
     what = f"which configuration file supervisord (pid {pid}) reads cannot be told"
     if given is not None:
-        what += f": it was started with -c {given}, which is not there seen from its directory"
+        what += f": it was started with -c {given}, and its directory cannot be read or has no such"
+        what += " file"
     raise _not_found(what)
 
 

@@ -826,8 +826,21 @@ def test_a_file_that_cannot_be_told_is_an_error(proc: Proc) -> None:
             config.find(None, command=command)
         assert str(caught.value) == (
             "which configuration file supervisord (pid 7) reads cannot be told: it was started "
-            "with -c s.conf, which is not there seen from its directory; valid: -c FILE"
+            "with -c s.conf, and its directory cannot be read or has no such file; valid: -c FILE"
         )
+
+
+def test_a_listener_finds_a_relative_file_where_it_was_started_itself(
+    proc: Proc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user it cannot read its parent's directory, but it has inherited it."""
+    proc.add(7, "supervisord", "-c", "s.conf", parent=0)
+    proc.add("self", "memwatch", parent=7)
+    (tmp_path / "s.conf").touch()
+    monkeypatch.chdir(tmp_path)
+    assert config.find(None, command="listen") == str(tmp_path / "s.conf")
+    with pytest.raises(ConfigError):
+        config.find(None, command="status")
 
 
 def test_without_c_supervisords_own_search_counts(proc: Proc, tmp_path: Path) -> None:
