@@ -352,8 +352,9 @@ def _notify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json([delivery._asdict() for delivery in deliveries])
     else:
-        for delivery in deliveries:
-            print(f"{delivery.target}: {'ok' if delivery.ok else 'FAILED'}: {delivery.text}")
+        for number, delivery in enumerate(deliveries, 1):
+            how = "ok" if delivery.ok else "FAILED"
+            print(f"{number}. {delivery.target}: {how}: {delivery.text}")
     return 0 if all(delivery.ok for delivery in deliveries) else 1
 
 

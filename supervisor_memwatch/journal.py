@@ -393,7 +393,10 @@ class Reader:
         """Raises JournalError where there is no journal that can be read."""
         self.path = path
         if not os.path.exists(path):
-            raise JournalError(f"{path}: no journal there yet: has the listener run?")
+            raise JournalError(
+                f"{path}: no journal there yet: has the listener run? If it has, its log says why it "
+                "could not write there"
+            )
         try:
             self._db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0)
             version = self._db.execute("PRAGMA user_version").fetchone()[0]

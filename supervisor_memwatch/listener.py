@@ -558,7 +558,8 @@ class Listener:
             name = watches[0].namespec if len(watches) == 1 else ""
             answer, reason = self._grant(message, watches, worker, at)
         self.journal.write([journal.answer_row(message.id, at, answer, reason)])
-        words = f"{message.command} {message.target} by {message.by}: {answer}: {reason}"
+        asked = " ".join(word for word in (message.command, message.target) if word)
+        words = f"{asked or 'a request'} by {message.by}: {answer}: {reason}"
         self._record([Entry(at, name, "request", words, {"id": message.id})])
         if not self.journal.durable:
             self.log.info(f"reply {message.id} {answer}: {reason}")

@@ -352,7 +352,7 @@ class Watch:
                 text = f"{who}: ended while the kernel's OOM counter rose by {oom}; {held}"
                 entries.append(self._entry(at, "seen", text, data, "WARN"))
             else:
-                cause = "ended, not by us (max_requests, a reload or a crash)"
+                cause = "ended, not by us (max_requests, a reload, a signal or a crash)"
                 entries += self.note(at, f"{who}: {cause}; {held}", data)
             self._count_other(at)
         return entries
