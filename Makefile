@@ -16,10 +16,10 @@ demo: $(VENV)/.demo
 	@$(BIN)/memwatch demo $(ARGS)
 
 test: $(VENV)/.test $(VENV)/.servers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto -m "not slow" $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
