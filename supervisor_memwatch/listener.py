@@ -515,8 +515,8 @@ class Listener:
     def _process_state(self, event: Event) -> None:
         """A program's state changed: learn how it is now, and look if we act on it.
 
-        The event may have waited in a queue, behind newer ones: what it says is believed only
-        where Supervisor cannot be asked.
+        The event may have waited in a queue, behind newer ones. Where an action depends on it
+        Supervisor is asked instead; else the event is believed until the next TICK asks.
         """
         fields = event.fields
         name = namespec(fields.get("groupname", ""), fields.get("processname", ""))
@@ -525,8 +525,9 @@ class Listener:
             return
         state = event.name.removeprefix("PROCESS_STATE_")
         at = self.clock.at()
-        self._refresh(at)
-        if not self.state_known:
+        if watch.procedure is not None:
+            self._refresh(at)
+        if watch.procedure is None or not self.state_known:
             down = state in DOWN_STATES or state == "BACKOFF"
             pid = 0 if down else whole(fields.get("pid")) or info.pid
             self.infos[name] = info._replace(state=state, pid=pid)
