@@ -394,8 +394,8 @@ class Reader:
         self.path = path
         if not os.path.exists(path):
             raise JournalError(
-                f"{path}: no journal there yet: has the listener run? If it has, its log says why it "
-                "could not write there"
+                f"{path}: no journal there yet: has the listener run? If it has, its log says why "
+                "it could not write there"
             )
         try:
             self._db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0)
