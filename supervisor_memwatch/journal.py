@@ -56,7 +56,7 @@ MODEST = """
 """
 RETRY = 60.0  # seconds between attempts to get back to the file
 BUSY = 0.25  # seconds to wait for another writer: nothing waits inside a tick
-HALF_KEPT = 86400.0  # samples older than a day are thinned to one in ten minutes
+THIN_AFTER = 86400.0  # samples older than a day are thinned to one in ten minutes
 
 
 class JournalError(Exception):
@@ -376,7 +376,7 @@ def tidy(at: float, keep: float) -> list[Statement]:
         (
             "DELETE FROM samples WHERE at < ? AND at > ? AND rowid NOT IN ("
             "SELECT min(rowid) FROM samples WHERE at < ? GROUP BY namespec, CAST(at / 600 AS INT))",
-            (at - HALF_KEPT, at - HALF_KEPT - 7200, at - HALF_KEPT),
+            (at - THIN_AFTER, at - THIN_AFTER - 7200, at - THIN_AFTER),
         ),
         ("DELETE FROM procedures WHERE ended < ?", (old,)),
         ("DELETE FROM answers WHERE at < ?", (at - 86400,)),

@@ -10,6 +10,8 @@ is made stderr, so that a stray print of anybody's cannot break it.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import select
 import signal
@@ -230,8 +232,6 @@ class Listener:
                 self._resume(id, name, state, at)
 
     def _resume(self, id: str, name: str, state: str, at: float) -> None:
-        import json
-
         try:
             procedure = procedures.from_json(json.loads(state))
         except (TypeError, ValueError, KeyError) as error:
@@ -478,8 +478,6 @@ class Listener:
         """The watch of a program, with what the journal remembers of it."""
         if name in self.watches:
             return self.watches[name]
-        import json
-
         watch = Watch(name, self._options_of(name))
         self._set_options(watch)
         rows = self.journal.rows("SELECT saved, state FROM watches WHERE namespec = ?", (name,))
@@ -501,8 +499,6 @@ class Listener:
         info = self.infos.get(watch.namespec)
         if info is None:
             return
-        import dataclasses
-
         options = self.config.options(info.group, info.name)
         if options.grace is None:
             graceful = self._graceful.get(watch.namespec)
@@ -663,8 +659,6 @@ class Listener:
 
     def _send_waiting(self, at: float) -> None:
         """News of the last hour that the listener before us did not get out."""
-        import json
-
         rows = self.journal.rows(
             "SELECT id, body FROM news WHERE waiting AND at > ? ORDER BY at", (at - 3600,)
         )

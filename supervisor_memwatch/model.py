@@ -22,7 +22,6 @@ WARMING_UP = "warming_up"
 
 # Supervisor's process states that occur in decisions.
 RUNNING = "RUNNING"
-STARTING = "STARTING"
 STOPPING = "STOPPING"
 DOWN_STATES = ("STOPPED", "EXITED", "FATAL")
 # Supervisor's fault codes that decisions depend on.

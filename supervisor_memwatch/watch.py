@@ -592,7 +592,6 @@ class Watch:
             "told": [[list(id) if id else None, kind, at] for (id, kind), at in self._told.items()],
             "said": self._said,
             "other_at": self._other_at,
-            "pid": self._last.pid if self._last else 0,
         }
 
     def load(self, data: dict[str, Any], back: float = 0.0) -> None:
