@@ -173,7 +173,14 @@ class Supervisor:
 
     def tail_stderr(self, name: str, offset: int, length: int) -> Tail:
         """At most `length` bytes of a program's stderr log (tailProcessStderrLog)."""
-        answer = self._call("tailProcessStderrLog", name, offset, length)
+        return self._tail("tailProcessStderrLog", name, offset, length)
+
+    def tail_stdout(self, name: str, offset: int, length: int) -> Tail:
+        """The same of its stdout log, which holds both where redirect_stderr is set."""
+        return self._tail("tailProcessStdoutLog", name, offset, length)
+
+    def _tail(self, method: str, name: str, offset: int, length: int) -> Tail:
+        answer = self._call(method, name, offset, length)
         if not isinstance(answer, list) or len(answer) != 3 or not isinstance(answer[1], int):
             raise _malformed("no tail of a log")
         return Tail(str(answer[0]), answer[1], bool(answer[2]))

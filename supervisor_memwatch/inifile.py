@@ -189,8 +189,6 @@ class IniFile:
         """
         if name in self._environ:
             return self._environ[name]
-        from supervisor.datatypes import dict_of_key_value_pairs  # heavy, and rarely needed
-
         given: dict[str, str] = {}
         for section in ("supervisord", *self._our_listeners()):
             setting = self.sections.get(section, {}).get("environment")
@@ -199,7 +197,7 @@ class IniFile:
             one = {"program_name": _suffix(section), "group_name": _suffix(section)}
             names = _Names(setting, self._environ.__getitem__, {**one, "process_num": 0})
             try:
-                given.update(dict_of_key_value_pairs(_formatted(setting, names) or ""))
+                given.update(assignments(_formatted(setting, names) or ""))
             except ValueError:  # supervisord's to complain about
                 pass
         return given[name]
@@ -235,21 +233,67 @@ class IniFile:
             if "memwatch" in self.sections[section].get("command", nothing).text
         ]
 
+    def given_to_us(self) -> frozenset[str]:
+        """The names that `environment=` of our listener's section sets, whatever their values."""
+        names: set[str] = set()
+        for section in self._our_listeners():
+            setting = self.sections[section].get("environment")
+            try:
+                names.update(assignments(setting.text % _Zeros()) if setting else ())
+            except (ValueError, TypeError):  # supervisord would not have started us with that
+                pass
+        return frozenset(names)
+
     # Programs.
+
+    def environment(self, group: str, process: str, environ: Mapping[str, str]) -> dict[str, str]:
+        """What `environment=` of [supervisord] and of its own section gives to a process.
+
+        `environ`: supervisord's own environment, for %(ENV_X)s. Raises ValueError, in words, where
+        the file does not have that process or cannot be expanded.
+        """
+        found = self._bodies().get((group, process))
+        if found is None:
+            raise ValueError(f"no section of {self.path} makes it")
+        section, number, count = found
+        common = self._assigned("supervisord", {}, environ, times=2)
+        known: dict[str, Any] = {"program_name": _suffix(section), "group_name": group}
+        known.update(process_num=number, numprocs=count)
+        return {**common, **self._assigned(section, known, {**environ, **common})}
+
+    def _assigned(
+        self, section: str, known: dict[str, Any], environ: Mapping[str, str], times: int = 1
+    ) -> dict[str, str]:
+        """`environment=` of a section; supervisord expands its own twice."""
+        setting = self.sections.get(section, {}).get("environment")
+        setting = setting or self.sections.get("DEFAULT", {}).get("environment")
+        if setting is None:
+            return {}
+        names = _Names(setting, environ.__getitem__, known)
+        for _ in range(times):
+            text = _formatted(setting, names)
+            if text is None:
+                raise ValueError(f"environment of [{section}] cannot be expanded")
+            setting = setting._replace(text=text)
+        return assignments(setting.text)
 
     def programs(self) -> dict[tuple[str, str], str]:
         """(group, process) -> x of [program:x], for all of which that can be told."""
+        return {pair: _suffix(section) for pair, (section, _, _) in self._bodies().items()}
+
+    def _bodies(self) -> dict[tuple[str, str], tuple[str, int, int]]:
+        """(group, process) -> its section, its process_num and its numprocs."""
         bodies = {
             _suffix(section): section
             for section in self.sections
             if section.startswith(("program:", "fcgi-program:"))
         }
         return {
-            (group, process): program
+            (group, process): (bodies[program], number, count)
             for group, members in self._groups(bodies).items()
             for program in members
             if program in bodies
-            for process in self._processes(bodies[program], group)
+            for process, number, count in self._processes(bodies[program], group)
         }
 
     def _groups(self, programs: Iterable[str]) -> dict[str, list[str]]:
@@ -265,8 +309,9 @@ class IniFile:
                 groups.setdefault(program, []).append(program)
         return groups
 
-    def _processes(self, section: str, group: str) -> Iterator[str]:
-        """The names of a program's processes; fewer or none where they cannot be told."""
+    def _processes(self, section: str, group: str) -> Iterator[tuple[str, int, int]]:
+        """The names of a program's processes, with process_num and numprocs; fewer or none where
+        they cannot be told."""
         program = _suffix(section)
         known: dict[str, Any] = {"program_name": program, "group_name": group}
         try:
@@ -275,12 +320,12 @@ class IniFile:
         except ValueError:
             return
         if "process_name" not in {*self.sections[section], *self.sections.get("DEFAULT", {})}:
-            yield program  # supervisord wants a process_name for more than one
+            yield program, first, count  # supervisord wants a process_name for more than one
             return
         for number in range(first, first + min(count, _MOST_PROCESSES)):
             known.update(process_num=number, numprocs=count)
             if name := self.get(section, "process_name", **known):
-                yield name
+                yield name, number, count
 
     # The RPC.
 
@@ -343,6 +388,32 @@ class _Names:
             except KeyError:
                 raise KeyError(name) from None
         return self._more[name]
+
+
+class _Zeros(dict[str, int]):
+    """Stands for every name that `%` may ask for, where only the text around it matters."""
+
+    def __missing__(self, name: str) -> int:
+        return 0
+
+
+def assignments(text: str) -> dict[str, str]:
+    """`KEY=value,OTHER="with, comma"` the way Supervisor reads it. Raises ValueError.
+
+    Supervisor's own function would load 8 MB of modules into the listener.
+    """
+    import shlex
+
+    lexer = shlex.shlex(text)
+    lexer.wordchars += "/.+-():"
+    words = list(lexer)
+    found = {}
+    for start in range(0, len(words), 4):  # a name, "=", a value, and what parts it from the next
+        entry = words[start : start + 3]
+        if len(entry) < 3 or entry[1] != "=":
+            raise ValueError("environment is not KEY=value,OTHER=value")
+        found[entry[0]] = entry[2].strip("'\"")
+    return found
 
 
 def _formatted(setting: Setting, names: _Names) -> str | None:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from . import __version__, journal, messages, policy, procedures, report, units
+from . import __version__, errorlog, journal, messages, policy, procedures, report, units
 from .config import Config, listeners_of, named, namespec
 from .control import RpcError, Supervisor, send
 from .journal import Journal, Statement
@@ -40,10 +40,15 @@ from .model import (
 from .notifiers import Notifier
 from .options import Options
 from .protocol import OK, READY, Event, Events, ProtocolError, whole
+from .quiet import Quiet
 from .sampler import Program, Sampler
+from .trial import Preflights, Question
 from .watch import Seen, Watch
 
-LOOK_EVERY = 1.0  # seconds of waiting for input, while a procedure is open
+# Seconds of waiting for input between two looks: while a procedure is open or a preflight under
+# way, and while a quiet moment is sought.
+LOOK_EVERY = 1.0
+LOOK_CLOSELY = 0.2
 SAMPLES_EVERY = 60.0
 SAVE_EVERY = 300.0
 TIDY_EVERY = 3600.0
@@ -103,6 +108,7 @@ class Listener:
         self.journal = Journal(config.journal_path())
         self.sampler = Sampler()
         self.notifier = Notifier()
+        self.preflights = Preflights(config)
         self.watches: dict[str, Watch] = {}
         self.infos: dict[str, Info] = {}
         self.state_known = False
@@ -115,7 +121,8 @@ class Listener:
         self._serials: deque[str] = deque(maxlen=1000)
         self._poolserial: int | None = None
         self._matched: set[str] | None = None
-        self._graceful: dict[str, float] = {}
+        self._configs: dict[str, dict[str, Any]] = {}  # as Supervisor last described them
+        self._logged: dict[str, int] = {}  # how large a program's log was when we last read it
         self._due = dict.fromkeys(("samples", "save", "tidy", "heartbeat"), 0.0)
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
@@ -148,8 +155,7 @@ class Listener:
         self._stopping = True
 
     def _wait(self) -> None:
-        busy = any(watch.procedure for watch in self.watches.values())
-        ready, _, _ = select.select([self._in, self._wake_in], [], [], LOOK_EVERY if busy else None)
+        ready, _, _ = select.select([self._in, self._wake_in], [], [], self._pause())
         if self._wake_in in ready:
             os.read(self._wake_in, 4096)
         elif self._in in ready:
@@ -164,6 +170,13 @@ class Listener:
                 self._write(READY)
         else:
             self._look_at_open()
+
+    def _pause(self) -> float | None:
+        """Seconds until a look is due though no event comes."""
+        if any(watch.seeks_quiet for watch in self.watches.values()):
+            return LOOK_CLOSELY
+        busy = self.preflights.busy or any(watch.busy for watch in self.watches.values())
+        return LOOK_EVERY if busy else None
 
     def _write(self, data: bytes) -> None:
         while data:
@@ -219,8 +232,17 @@ class Listener:
         self._journal_trouble()
         for key in ("save", "tidy", "heartbeat"):
             self._due[key] = at + (60.0 if key != "heartbeat" else HEARTBEAT_EVERY)
+        self._load_proofs()
         self._resume_open(at)
         self._send_waiting(at)
+
+    def _load_proofs(self) -> None:
+        """What the listener before us had tried need not be tried again."""
+        for (value,) in self.journal.rows("SELECT value FROM facts WHERE key = 'preflights'"):
+            try:
+                self.preflights.load(json.loads(value))
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                self.log.warn(f"what the journal remembers of preflights cannot be read: {error!r}")
 
     def _resume_open(self, at: float) -> None:
         """Go on with what the journal says was begun and is not ended, by us or before us."""
@@ -249,6 +271,8 @@ class Listener:
         self.journal.write(
             [journal.watch_row(name, at, watch.dump()) for name, watch in self.watches.items()]
         )
+        self.journal.write([journal.fact_row("preflights", self.preflights.dump())])
+        self.preflights.close()
         self._deliveries()
         self.notifier.close(2.0)
         # What was not delivered stays waiting, for the next listener.
@@ -274,19 +298,27 @@ class Listener:
     def _look_at_open(self) -> None:
         at = self.clock.at()
         self._refresh(at)
-        self._look([watch for watch in self.watches.values() if watch.procedure], at)
+        self._look([watch for watch in self.watches.values() if watch.busy], at)
         self._deliveries()
 
     def _look(self, watches: Iterable[Watch], at: float) -> None:
         """Sample, look, write down, act, write down, tell."""
+        self._take_proofs(at)
         seen: list[tuple[Watch, Snapshot, Seen]] = []
         for watch in watches:
             snapshot = self._snapshot(watch, at)
             result = watch.look(
-                snapshot, state_known=self.state_known, durable=self.journal.durable
+                snapshot,
+                state_known=self.state_known,
+                durable=self.journal.durable,
+                quiet=self._quiet(watch, at),
+                log=self._gunicorn_log(watch, snapshot),
+                peaks=self.sampler.peaks(watch.namespec),
             )
             self._record(result.entries, result.news)
             seen.append((watch, snapshot, result))
+            if result.prove:
+                self._prove(watch, snapshot, at)
         begun = self._begin(seen)
         self._write_down(seen, begun, at)
         for watch, _, result in seen:
@@ -305,6 +337,44 @@ class Listener:
             state = UNKNOWN
         program = Program(watch.namespec, state, info.pid, info.spawned)
         return self.sampler.look(program, at, watch.wants())
+
+    def _quiet(self, watch: Watch, at: float) -> Quiet | None:
+        """How busy the worker is whose quiet moment is awaited, at this very moment."""
+        target = watch.seeks_quiet
+        return self.sampler.quiet(watch.namespec, target, at) if target is not None else None
+
+    def _gunicorn_log(self, watch: Watch, snapshot: Snapshot) -> str | None:
+        """What gunicorn has logged since we last read that, where it may say who ended a worker."""
+        name = watch.namespec
+        if snapshot.kind != "gunicorn" or not watch.wants_log(snapshot):
+            return ""
+        stream = errorlog.stream(self._configs.get(name, {}))
+        if stream is None:
+            return None
+        tail = self.rpc.tail_stderr if stream == "stderr" else self.rpc.tail_stdout
+        try:
+            text, size = errorlog.news(lambda length: tail(name, 0, length), self._logged.get(name))
+        except RpcError:
+            return None
+        self._logged[name] = size
+        return text
+
+    def _prove(self, watch: Watch, snapshot: Snapshot, at: float) -> None:
+        """Have it found out whether a new worker can boot."""
+        self._read_configs()  # a program may have been updated under the same name
+        command = self._configs.get(watch.namespec, {})
+        room = watch.room(snapshot)
+        question = Question(watch.namespec, watch.options, snapshot, command, room)
+        self.preflights.ask(question, at)
+        self._take_proofs(at)
+
+    def _take_proofs(self, at: float) -> None:
+        found = self.preflights.look(at)
+        for name, proof in found:
+            if name in self.watches:
+                self.watches[name].proof = proof
+        if found:
+            self.journal.write([journal.fact_row("preflights", self.preflights.dump())])
 
     def _begin(self, seen: list[tuple[Watch, Snapshot, Seen]]) -> list[Watch]:
         """Which of the wanted actions may begin now: the plans are made, nothing is done."""
@@ -328,10 +398,15 @@ class Listener:
     def _at_once(self) -> int:
         return self.config.options("", "").max_programs_at_once
 
-    def _under_way(self) -> int:
-        """Programs in action; one that does not start, however often it is tried, holds up none."""
+    def _under_way(self) -> list[str]:
+        """Programs in action. One that is in trouble (it does not start, however often it is tried;
+        an extra worker does not boot) holds up none."""
         open = (watch.procedure for watch in self.watches.values() if watch.procedure)
-        return sum(procedure.attempts < 2 for procedure in open)
+        return [
+            procedure.namespec
+            for procedure in open
+            if procedure.attempts < 2 and not (procedure.trouble and procedure.action == "recycle")
+        ]
 
     def _write_down(
         self, seen: list[tuple[Watch, Snapshot, Seen]], begun: list[Watch], at: float
@@ -366,9 +441,9 @@ class Listener:
         """The plan is written down: begin."""
         commands = watch.launch()
         durable = self.journal.write([_procedure_row(watch)])
-        if not durable and commands[0].do == "stop":
+        if not durable and commands and (commands[0].do == "stop" or commands[0].signal == "TTIN"):
             # The guard has seen a journal that could be written; the plan was its first failure.
-            reason = "the journal cannot be written: a stopped program could be forgotten"
+            reason = "the journal cannot be written: a half-done action could be forgotten"
             self._failed(watch, commands[0], reason, NOT_CALLED)
             return
         self._carry_out(watch, commands)
@@ -376,9 +451,11 @@ class Listener:
     def _carry_out(self, watch: Watch, commands: Iterable[Command]) -> None:
         for command in commands:
             error, code = self._do(command)
-            if error is None:
-                continue
-            self._failed(watch, command, error, code)
+            if error is not None:
+                self._failed(watch, command, error, code)
+            elif command.do == "signal":
+                watch.carried_out()
+                self.journal.write(self._procedure_rows(watch, self.clock.at()))
             if watch.procedure is None:
                 return
 
@@ -444,12 +521,13 @@ class Listener:
             for name in self.config.unmatched(pairs):
                 self.log.warn(f"[memwatch:{name}] matches no program")
         self._matched = set(infos)
-        self._graceful = self._graceful_timeouts()
+        self._read_configs()
         self.infos = infos
         for name in [name for name in self.watches if name not in infos]:
             if self.watches[name].procedure is None:
                 del self.watches[name]
                 self.sampler.forget(name)
+                self.preflights.forget(name)
                 self.log.info(f"{name}: no longer a program of Supervisor's")
         seen = [row[0] for row in self.journal.rows("SELECT namespec FROM latest")]
         gone = [name for name in seen if name not in infos]
@@ -461,18 +539,16 @@ class Listener:
             else:
                 self._set_options(self.watches[name])
 
-    def _graceful_timeouts(self) -> dict[str, float]:
-        """gunicorn's graceful timeout where a program's command line names it."""
+    def _read_configs(self) -> None:
+        """How Supervisor starts the programs; what was known stays where it does not answer."""
         try:
             configs = self.rpc.configs()
         except RpcError:
-            return {}
-        found = {}
-        for config in configs:
-            seconds = report.graceful_timeout(str(config.get("command", "")))
-            if seconds is not None:
-                found[namespec(str(config.get("group")), str(config.get("name")))] = seconds
-        return found
+            return
+        self._configs = {
+            namespec(str(config.get("group")), str(config.get("name"))): config
+            for config in configs
+        }
 
     def _watch(self, name: str) -> Watch:
         """The watch of a program, with what the journal remembers of it."""
@@ -501,7 +577,8 @@ class Listener:
             return
         options = self.config.options(info.group, info.name)
         if options.grace is None:
-            graceful = self._graceful.get(watch.namespec)
+            command = str(self._configs.get(watch.namespec, {}).get("command", ""))
+            graceful = report.graceful_timeout(command)
             if graceful is not None:
                 options = dataclasses.replace(options, grace=graceful + 5.0)
         watch.options = options
@@ -613,12 +690,15 @@ class Listener:
             held = tuple(reason for _, reason in waiting)
         if held:
             return "held", "; ".join(reason.text for reason in held)
-        self._record(watch.begin(decision))
-        self.journal.write([_procedure_row(watch)], sure=True)
-        self._launch(watch)
-        if watch.procedure is None and watch.last_action is not None:
-            return "refused", str(watch.last_action["text"])
-        return "accepted", f"{message.command} has begun"
+        watch.ask(decision, at)
+        self._look([watch], at)
+        if watch.proving:
+            return "accepted", f"{message.command} begins when the preflight has passed"
+        if watch.procedure is not None:
+            return "accepted", f"{message.command} has begun"
+        if watch.held:
+            return "held", "; ".join(reason.text for reason in watch.held)
+        return "refused", str(watch.last_action["text"]) if watch.last_action else "it cannot begin"
 
     def _targets(self, target: str) -> tuple[list[Watch], WorkerId | None]:
         """The watches a request is about, and the worker where it names a pid."""

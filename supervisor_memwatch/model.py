@@ -112,6 +112,12 @@ def serves(worker: Worker) -> bool:
     return worker.ready
 
 
+def oldest(snapshot: Snapshot) -> WorkerId | None:
+    """Whom gunicorn's SIGTTOU takes: the worker that was forked first."""
+    ids = [worker.id for worker in snapshot.workers]
+    return min(ids, key=lambda id: (float(id.start), id.pid)) if ids else None
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """Why something that would have been done is not."""
@@ -135,6 +141,10 @@ class Decision:
     by: str = "memwatch"
     forced: bool = False
     about: WorkerId | None = None  # whom the verdict is about
+    # How a recycle is done, and why so (policy.way), and how long it may wait for a quiet moment.
+    way: str = "plain"  # or "surge"
+    reason: str = ""
+    patience: float = 0.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +164,16 @@ class Outcome:
     result: str  # "done", "ineffective", "failed", "overtaken"
     text: str
     freed: int | None = None
+
+
+class Proof(NamedTuple):
+    """Whether a new worker of a program can boot, as far as was found out."""
+
+    ok: bool
+    how: str  # by what: "gunicorn --check-config", "its own command", "a worker that booted"
+    text: str  # one line; of a failure the application's own error
+    at: float  # when it was established, or found to hold still
+    output: str = ""  # the end of what the trial printed
 
 
 class Entry(NamedTuple):

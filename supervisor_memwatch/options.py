@@ -292,13 +292,18 @@ class Options:
         "auto",
         _choice("auto", "on", "off"),
         "auto, on or off",
-        "whether the replacement is started before the old worker leaves",
+        "whether one more worker is started (SIGTTIN) before one leaves; auto: where the worker is "
+        "the oldest (SIGTTOU then takes exactly it) or half of the workers or fewer would serve "
+        "meanwhile, and there is room for one more; on: wherever there is room",
     )
     preflight: str | tuple[str, ...] = _option(
         "auto",
         _preflight,
         "auto, off or a command, its quotes closed",
-        "proof that a new worker can boot, before any worker is asked to leave",
+        "proof that a new worker can boot, before any worker is asked to leave; auto: gunicorn's "
+        "own --check-config, which imports the application, run aside whenever its code has "
+        "changed, where the command is gunicorn itself; elsewhere a worker that has booted since. "
+        "Or a command of your own, whose exit status 0 is the proof",
     )
     grace: float | None = _option(
         "auto",
@@ -380,8 +385,6 @@ FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 # Options that are read and checked, but do nothing yet.
 NOT_YET = {
-    "surge": "a worker is recycled by SIGTERM alone in this version",
-    "preflight": "nothing is tried before a recycle in this version",
     "metrics": "no metrics are written in this version",
 }
 

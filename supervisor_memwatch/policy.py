@@ -2,16 +2,19 @@
 
 `wanted` says what the verdicts deserve; `GUARDS` is the ordered table of what may forbid
 it, each a function of the decision and the situation that gives a `Held` or None; `decide`
-joins them for one program, `choose` for all programs of the host. How an action is carried
-out is procedures.py's.
+joins them for one program, `choose` for all programs of the host. `manner` says how a recycle
+is to be done. The steps of an action are procedures.py's; whether a new worker can boot is
+found out elsewhere (preflight.py) and arrives here as a `Proof`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from . import units
+from . import preflight, units
+from .ledger import Ledger
 from .model import (
     FD_GROWTH,
     IMBALANCE,
@@ -22,9 +25,11 @@ from .model import (
     TOTAL_LIMIT,
     Decision,
     Held,
+    Proof,
     Snapshot,
     Verdict,
     WorkerId,
+    oldest,
     serves,
 )
 from .options import Options
@@ -32,6 +37,18 @@ from .options import Options
 # Who comes first where several verdicts deserve an action.
 ORDER = (LIMIT, TOTAL_LIMIT, LEAK, IMBALANCE, FD_GROWTH, MASTER_GROWTH)
 URGENT = (LIMIT, TOTAL_LIMIT)
+# A proof is asked for anew before each action, and used within so many seconds.
+FRESH = 15.0
+# A failure stands for so long before it is asked again whether the code has changed.
+FAILED = 60.0
+# While the code is being changed (a deploy) it is asked again after so long.
+SOON = 3.0
+PENDING = ("preflight_pending", "deploy")
+# How long a worker may be kept for a quiet moment (seconds): at most, at most where a limit or a
+# person presses, and as a share of the time that is left to the limit.
+PATIENCE = 60.0
+PATIENCE_PRESSED = 10.0
+PATIENCE_SHARE = 0.05
 
 Verdicts = Mapping[WorkerId | None, tuple[Verdict, ...]]
 
@@ -51,6 +68,10 @@ class Situation(NamedTuple):
     rungs: Mapping[str, int] = {}  # of each ladder, how many rungs proved ineffective
     actions: tuple[float, ...] = ()  # when actions took place, ours and others'
     ended: float | None = None  # when our last action ended
+    ledger: Ledger | None = None  # what our actions have brought so far
+    proof: Proof | None = None  # that a new worker can boot, or cannot
+    need: int | None = None  # bytes that one more worker takes
+    room: int | None = None  # bytes there are for it
 
 
 def wanted(
@@ -232,6 +253,24 @@ def _cooldown(decision: Decision, now: Situation) -> Held | None:
     return Held("cooldown", f"cooldown for another {left} after {words}", until)
 
 
+def _storm(decision: Decision, now: Situation) -> Held | None:
+    """The same complaint comes back in fresh workers again and again: acting is of no use."""
+    if decision.verdict is None or decision.forced or now.ledger is None:
+        return None
+    return now.ledger.storm(decision.verdict.kind, now.snapshot.at)
+
+
+def _alone(decision: Decision, now: Situation) -> Held | None:
+    """The only worker, and no room for another beside it: its boot would be an outage."""
+    if decision.action != "recycle" or decision.urgent or decision.forced:
+        return None
+    if now.options.surge == "off" or _others(decision, now) or _fits(now):
+        return None
+    return Held(
+        "no_room", f"it is the only worker, and there is no room to replace it first: {_space(now)}"
+    )
+
+
 def _budget(decision: Decision, now: Situation) -> Held | None:
     budget = now.options.budget
     recent = [at for at in now.actions if at > now.snapshot.at - budget.period]
@@ -274,6 +313,8 @@ GUARDS: tuple[Callable[[Decision, Situation], Held | None], ...] = (
     _leaving,
     _unavailable,
     _durable,
+    _storm,
+    _alone,
     _budget,
     _cooldown,
     _window,
@@ -286,24 +327,128 @@ def objections(decision: Decision, situation: Situation) -> tuple[Held, ...]:
     return tuple(reason for reason in held if reason is not None)
 
 
+def proven(decision: Decision, situation: Situation) -> Held | None:
+    """Whether a new worker can boot. Asked last: what it takes to know is not free."""
+    proof, at = situation.proof, situation.snapshot.at
+    if situation.options.preflight == "off":
+        return None
+    changing = proof is not None and not proof.ok and proof.how == preflight.DEPLOY
+    lasts = SOON if changing else FRESH
+    if proof is None or at - proof.at > (lasts if changing or proof.ok else FAILED):
+        return Held("preflight_pending", "whether a new worker can boot is being found out")
+    if proof.ok:
+        return None
+    if changing:
+        return Held("deploy", proof.text)
+    return Held("preflight", f"a new worker would not boot ({proof.how}): {proof.text}")
+
+
 def decide(
-    verdicts: Verdicts, situation: Situation, hours: Mapping[WorkerId, float]
+    verdicts: Verdicts,
+    situation: Situation,
+    hours: Mapping[WorkerId, float],
+    asked: Decision | None = None,
 ) -> tuple[Decision | None, tuple[tuple[Decision, Held], ...]]:
-    """The most urgent action that nothing forbids, and each refusal before it."""
+    """The most urgent action that nothing forbids, and each refusal before it.
+
+    `asked`: what a person has asked for comes first.
+    """
     refused: list[tuple[Decision, Held]] = []
-    for decision in wanted(verdicts, situation, hours):
+    for decision in [*([asked] if asked else []), *wanted(verdicts, situation, hours)]:
         reasons = objections(decision, situation)
         if not reasons:
-            return decision, tuple(refused)
+            reason = proven(decision, situation)
+            if reason is None:
+                return manner(decision, situation), tuple(refused)
+            reasons = (reason,)
         refused.extend((decision, reason) for reason in reasons)
+        if reasons[0].code in PENDING:
+            break  # what is less urgent does not overtake it
     return None, tuple(refused)
 
 
 def choose(
-    decisions: Iterable[Decision], under_way: int, at_once: int
+    decisions: Iterable[Decision], under_way: Collection[str], at_once: int
 ) -> tuple[list[Decision], list[tuple[Decision, Held]]]:
-    """Which programs may begin now, most urgent first, and which wait for the others."""
-    ordered = sorted(decisions, key=_priority)
-    free = max(0, at_once - under_way)
-    reason = Held("max_programs_at_once", f"{at_once} program at a time is in action on this host")
-    return ordered[:free], [(decision, reason) for decision in ordered[free:]]
+    """Which programs may begin now, most urgent first, and which wait for the others.
+
+    `under_way`: the namespecs of those in action. The members of a group go one after the other
+    however many programs may be in action at once.
+    """
+    busy = list(under_way)
+    begin: list[Decision] = []
+    wait: list[tuple[Decision, Held]] = []
+    for decision in sorted(decisions, key=_priority):
+        group = decision.namespec.partition(":")[0]
+        siblings = [name for name in busy if name.partition(":")[0] == group]
+        if len(busy) >= at_once:
+            text = f"{at_once} program at a time is in action on this host"
+        elif siblings and ":" in decision.namespec:
+            text = f"{siblings[0]} of the same group is in action"
+        else:
+            begin.append(decision)
+            busy.append(decision.namespec)
+            continue
+        wait.append((decision, Held("max_programs_at_once", text)))
+    return begin, wait
+
+
+# -- how a recycle is done
+
+
+def manner(decision: Decision, situation: Situation) -> Decision:
+    """The decision with how it is done: the way, why, and for how long a quiet moment is sought."""
+    if decision.action != "recycle":
+        return decision
+    way, reason = _way(decision, situation)
+    return replace(decision, way=way, reason=reason, patience=_patience(decision))
+
+
+def _way(decision: Decision, now: Situation) -> tuple[str, str]:
+    """ "surge" or "plain", and why."""
+    if now.options.surge == "off":
+        return "plain", "surge = off"
+    others, count = _others(decision, now), len(now.snapshot.workers)
+    if decision.target == oldest(now.snapshot):
+        reason = "it is the oldest worker: SIGTTOU takes exactly it"
+    elif 2 * others <= count:
+        reason = f"only {others} of {count} workers would serve meanwhile; also replaces the oldest"
+    elif now.options.surge == "on":
+        reason = "surge = on; also replaces the oldest"
+    else:
+        return "plain", f"{others} other workers serve meanwhile"
+    if not now.durable:
+        return (
+            "plain",
+            "no surge: the journal cannot be written, an extra worker could be forgotten",
+        )
+    if others < count - 1 or count != now.expected:
+        return "plain", "no surge: not all workers serve just now"
+    if not _fits(now):
+        return "plain", f"no surge: {_space(now)}"
+    return "surge", reason
+
+
+def _others(decision: Decision, now: Situation) -> int:
+    return sum(serves(w) for w in now.snapshot.workers if w.id != decision.target)
+
+
+def _fits(now: Situation) -> bool:
+    return now.need is not None and now.room is not None and now.need <= now.room
+
+
+def _space(now: Situation) -> str:
+    if now.need is None or now.room is None:
+        return "it is not known whether one more worker fits"
+    return f"one more worker needs {units.size(now.need)}, {units.size(max(0, now.room))} are left"
+
+
+def _patience(decision: Decision) -> float:
+    """Seconds: little where somebody or something presses, never much of what is left."""
+    if decision.forced:
+        return 0.0
+    pressed = decision.urgent or decision.verdict is None
+    patience = PATIENCE_PRESSED if pressed else PATIENCE
+    if decision.hours is not None:
+        patience = min(patience, PATIENCE_SHARE * decision.hours * 3600)
+    return patience

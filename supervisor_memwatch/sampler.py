@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from . import host, topology
 from .model import Snapshot, Worker, WorkerId
+from .quiet import Quiet
+from .sockets import Sockets
 from .topology import Tree
 
 REDISCOVER = 30.0  # seconds after which a tree is discovered anew though nothing changed
@@ -25,7 +27,9 @@ NEWCOMER = 10.0  # seconds for which a master's child that is no worker may beco
 BOOTING = 600.0  # seconds for which a program that names gunicorn is given time to show one
 SMALL_TREE = 20  # plain programs with no more processes are discovered at every look
 SLOW_READ = 15.0  # seconds between two counts of open files
-HOST_READ = 60.0  # seconds between two readings of the control groups' limits
+GROUP_READ = 60.0  # seconds between two questions which control group a program is in
+LIMITS_READ = 10.0  # and between two readings of its limits, which may be lowered at any time
+YOUNG = 300.0  # seconds of age up to which the peak of a worker's boot is looked for
 KEEP_EXACT = 900.0  # seconds for which a reading of PSS and USS is carried on
 MANY_FILES = 256  # open files from which on their limit matters
 
@@ -130,6 +134,7 @@ class Sampler:
         self._machine = host.Machine(None, None, False)
         self._machine_at: float | None = None
         self._bounds: dict[host.Group | None, _Bounds] = {}
+        self._sockets = Sockets()
         self._credit = EXACT_BURST  # seconds of CPU
         self._credit_at: float | None = None
         self._waiting: dict[str, None] = {}  # programs that wait for credit, the next one first
@@ -183,6 +188,33 @@ class Sampler:
         """The tree as the last look at this program found it."""
         watched = self._watched.get(namespec)
         return watched.tree if watched else None
+
+    def peaks(self, namespec: str) -> dict[WorkerId, int]:
+        """The most that the young workers of a program ever held resident (bytes), read now: a
+        boot may be over between two looks. Those of the last look."""
+        tree = self.tree(namespec)
+        youngest = time.clock_gettime(time.CLOCK_BOOTTIME) - YOUNG
+        found = {}
+        for id in tree.workers if tree is not None else ():
+            if float(id.start) / _TICKS > youngest:
+                peak = _status(f"{topology.PROC}/{id.pid}", b"VmHWM")
+                if peak is not None:
+                    found[id] = peak
+        return found
+
+    def quiet(self, namespec: str, id: WorkerId, at: float) -> Quiet | None:
+        """What a worker has to do right now; None for one that has ended, or is no worker of this
+        program's last look."""
+        tree = self.tree(namespec)
+        if tree is None or tree.master is None or id not in tree.workers:
+            return None
+        found = self._sockets.connections(id.pid, tree.master.pid)
+        cpu = _cpu(id)
+        if cpu is None:
+            return None
+        if found is None:
+            return Quiet(at, cpu, None, exact=False)
+        return Quiet(at, cpu, *found)
 
     def forget(self, namespec: str) -> None:
         """Supervisor does not have this program any more."""
@@ -318,7 +350,7 @@ class Sampler:
                     rss - shared,
                     pss,
                     uss,
-                    _swap(member) if swapped else 0,
+                    _status(member.directory, b"VmSwap") if swapped else 0,
                     (int(fields[11]) + int(fields[12])) / ticks,
                     member.fds,
                     int(fields[17]),
@@ -412,11 +444,11 @@ class Sampler:
 
     def _memory(self, watched: _Watched, tree: Tree, at: float) -> _Bounds:
         """The limits and what is left of them, shared between the programs of a control group."""
-        if watched.group_at is None or not 0 <= at - watched.group_at < HOST_READ:
+        if watched.group_at is None or not 0 <= at - watched.group_at < GROUP_READ:
             watched.group = host.group_of((tree.master or tree.root).pid)
             watched.group_at = at
         bounds = self._bounds.setdefault(watched.group, _Bounds())
-        if bounds.levels_at is None or not 0 <= at - bounds.levels_at < HOST_READ:
+        if bounds.levels_at is None or not 0 <= at - bounds.levels_at < LIMITS_READ:
             bounds.levels, bounds.levels_at = host.limits(watched.group, self._machine), at
         if bounds.free_at != at:
             bounds.free, bounds.free_at = host.free(bounds.levels, self._machine), at
@@ -531,13 +563,26 @@ def _private(id: WorkerId) -> int:
     return resident - shared
 
 
-def _swap(member: _Member) -> int | None:
+def _status(directory: str, name: bytes) -> int | None:
+    """Bytes, from /proc/PID/status."""
     try:
-        status = _read(f"{member.directory}/status")
+        status = _read(f"{directory}/status")
     except OSError:
         return None
-    _, found, rest = status.partition(b"\nVmSwap:")
+    _, found, rest = status.partition(b"\n" + name + b":")
     return int(rest.split(None, 1)[0]) * 1024 if found else None
+
+
+def _cpu(id: WorkerId) -> float | None:
+    """CPU seconds since its start; None for one that has ended."""
+    try:
+        stat = _read(f"{topology.PROC}/{id.pid}/stat")
+    except OSError:
+        return None
+    fields = stat[stat.rfind(b")") + 2 :].split(b" ", 20)
+    if len(fields) < 20 or fields[19] != str(id.start).encode() or fields[0] == b"Z":
+        return None
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _files_allowed(directory: str) -> int | None:

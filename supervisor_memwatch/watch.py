@@ -12,9 +12,12 @@ No clock and no I/O: time is `Snapshot.at`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from . import detectors, policy, procedures, units
+from . import attribution, detectors, policy, procedures, units
+from .ledger import Ledger, Turn, baseline
 from .model import (
     FD_GROWTH,
     RUNNING,
@@ -24,12 +27,16 @@ from .model import (
     Held,
     News,
     Outcome,
+    Proof,
     Snapshot,
     Verdict,
     Worker,
     WorkerId,
+    oldest,
 )
+from .needs import Needs, room
 from .options import Options
+from .quiet import Quiet
 
 # Ends of workers that we did not cause, within so many seconds of each other, are one action
 # of somebody's (a reload ends them all).
@@ -49,7 +56,14 @@ SAID = 3600.0
 # Refusals that pass by themselves or are somebody's will: logged, shown, not sent as news.
 QUIET = frozenset(
     {"observe", "in_action", "cooldown", "window", "paused", "max_programs_at_once", "leaving"}
+    | set(policy.PENDING)
 )
+# Refusals that pass within seconds: shown, not even logged.
+PASSING = frozenset({"in_action", "preflight_pending"})
+# Ends that somebody should look into.
+UNHAPPY = (attribution.TIMEOUT, attribution.SIGNAL, attribution.EXIT)
+# What a person asked for waits so long for its preflight and for other programs.
+ASKED = 300.0
 
 # What sizes before and after an action are compared by, where no single process is.
 ANONYMOUS = "anonymous memory"
@@ -67,6 +81,7 @@ class Seen(NamedTuple):
     commands: tuple[Command, ...] = ()
     decision: Decision | None = None
     changed: bool = False  # the procedure moved: write it down
+    prove: bool = False  # find out whether a new worker can boot
 
 
 class Watch:
@@ -94,49 +109,74 @@ class Watch:
         self._other_at: float | None = None
         self._changed: list[float] = []  # looks at which something came, went or changed
         self._unsaid = 0
+        self.needs = Needs()
+        self.ledger = Ledger()
+        self.witness = attribution.Witness()
+        self._sent: list[str] = []  # our signals to the master since the last look
+        self.proof: Proof | None = None  # that a new worker can boot, or cannot
+        self.asked: tuple[Decision, float] | None = None  # by a person, and when
+        self.proving = False  # an action waits for its proof
         # Whom the action under way is about, for its news; a listener that resumes it has none.
         self._subject: tuple[Worker | None, tuple[Verdict, ...]] = (None, ())
 
     # -- a look ------------------------------------------------------------------------
 
-    def look(self, snapshot: Snapshot, *, state_known: bool = True, durable: bool = True) -> Seen:
-        """Everything that follows from one snapshot; nothing is done yet."""
-        entries = self._note_changes(snapshot)
+    def look(
+        self,
+        snapshot: Snapshot,
+        *,
+        state_known: bool = True,
+        durable: bool = True,
+        quiet: Quiet | None = None,
+        log: str | None = None,
+        peaks: Mapping[WorkerId, int] | None = None,
+    ) -> Seen:
+        """Everything that follows from one snapshot; nothing is done yet.
+
+        `quiet`: how busy the worker is whose quiet moment the procedure awaits; `log`: what
+        gunicorn has logged since the last look, where `wants_log` asked for it and it can be
+        read; `peaks`: the most that fresh workers ever held resident (bytes).
+        """
+        entries = self._note_changes(snapshot, log)
         verdicts: dict[WorkerId | None, tuple[Verdict, ...]] = {}
         if snapshot.state == RUNNING:
             detectors.remember(self.options, self.past, snapshot)
             verdicts = detectors.examine(self.options, snapshot, self.past)
+            self.needs.remember(snapshot, peaks or {})
+        told_before = self.told_count
         told, news = self._tell(verdicts, snapshot)
         entries += told
         commands: tuple[Command, ...] = ()
         before = self.procedure
         if before is not None:
-            step = procedures.step(
-                before,
-                snapshot,
-                self.options.grace if self.options.grace is not None else ASSUMED_GRACE,
-                self._may_kill(snapshot.at),
-                self._size_now(before, snapshot),
-            )
+            grace = self.options.grace if self.options.grace is not None else ASSUMED_GRACE
+            size = self._size_now(before, snapshot)
+            terms = procedures.Terms(grace, self._may_kill(snapshot.at), size, quiet)
+            step = procedures.step(before, snapshot, terms)
             commands = step.commands
+            self._note_asked(commands, snapshot)
             moved, told_news = self._moved(step, snapshot)
             entries += moved
             news += told_news
+        self._last = snapshot
         decision = None
+        self.proving = False
         if self.procedure is not None:
             self.held = ()
         else:
             decision, held, news_of_held = self._decide(verdicts, snapshot, state_known, durable)
             entries += held
             news += news_of_held
-        self._last = snapshot
+        # A verdict is told some time before it is acted on: while there is memory for a trial.
+        ahead = self.told_count > told_before and self.options.mode == "act"
         return Seen(
             verdicts,
             tuple(entries),
             tuple(news),
             commands,
             decision,
-            changed=self.procedure is not before,
+            changed=_moved_on(before, self.procedure),
+            prove=self.proving or ahead,
         )
 
     def _decide(
@@ -154,13 +194,23 @@ class Watch:
                 left = detectors.hours_to_limit(self.options, snapshot, self.past, worker)
                 if left is not None:
                     hours[worker.id] = left
+        asked, self.asked = self.asked, None
+        if asked is not None and snapshot.at - asked[1] > ASKED:
+            asked = None
+        request = asked[0] if asked else None
         situation = self._situation(snapshot, state_known, durable)
-        decision, refused = policy.decide(verdicts, situation, hours)
+        if request or any(verdict.act for found in verdicts.values() for verdict in found):
+            situation = self._with_space(situation)
+        decision, refused = policy.decide(verdicts, situation, hours, request)
         self.held = tuple(dict.fromkeys(reason for _, reason in refused))
+        self.proving = any(reason.code in policy.PENDING for reason in self.held)
+        if request is not None and decision is None and self.proving:
+            self.asked = asked
         entries: list[Entry] = []
         news: list[News] = []
         for wanted, reason in refused:
-            said, sent = self.hold(wanted, reason, snapshot)
+            always = wanted is request and self.asked is None
+            said, sent = self.hold(wanted, reason, always)
             entries += said
             news += sent
         return decision, entries, news
@@ -175,7 +225,10 @@ class Watch:
         """Whose exact size could change something at the next look, most important first."""
         if self._last is None or self._last.state != RUNNING:
             return ()
-        wanted = list(detectors.wants(self.options, self._last, self.past))
+        wanted = [
+            *detectors.wants(self.options, self._last, self.past),
+            *self.needs.wants(self._last),
+        ]
         if self.procedure is not None and self.procedure.step == "settling":
             new = procedures.newcomer(self.procedure, self._last)
             if self.procedure.action == "restart" and self._last.kind == "plain":
@@ -188,6 +241,21 @@ class Watch:
         return self._last.workers if self._last is not None else ()
 
     @property
+    def busy(self) -> bool:
+        """Whether the next look should not wait for the next TICK."""
+        return self.procedure is not None or self.proving
+
+    @property
+    def seeks_quiet(self) -> WorkerId | None:
+        """The worker whose quiet moment is awaited."""
+        waits = self.procedure is not None and self.procedure.step == "quiet"
+        return self.procedure.target if waits and self.procedure else None
+
+    def wants_log(self, snapshot: Snapshot) -> bool:
+        """Whether what gunicorn has logged since the last look may say who ended a worker."""
+        return self._last is None or self.witness.wants_log(self._last, snapshot)
+
+    @property
     def told_count(self) -> int:
         """How many verdicts stand."""
         return len(self._told)
@@ -198,19 +266,34 @@ class Watch:
         self, decision: Decision, snapshot: Snapshot, state_known: bool, durable: bool
     ) -> tuple[Held, ...]:
         """What forbids an action that somebody asked for."""
-        return policy.objections(decision, self._situation(snapshot, state_known, durable))
+        situation = self._with_space(self._situation(snapshot, state_known, durable))
+        return policy.objections(decision, situation)
+
+    def ask(self, decision: Decision, at: float) -> None:
+        """Somebody asked for this, and nothing objects: begin as soon as a worker can boot."""
+        self.asked = (decision, at)
+        self.proof = None
+
+    def room(self, snapshot: Snapshot) -> int | None:
+        """Bytes there are for one more worker, or for a trial."""
+        ceiling = self.options.total_limit
+        limit = ceiling.of(snapshot.available) if ceiling else None
+        return room(snapshot, detectors.total(snapshot), limit)
 
     def begin(self, decision: Decision) -> list[Entry]:
         """Make the plan. The shell writes it down before it calls `launch`."""
         snapshot = self._last
         assert snapshot is not None and self.procedure is None
-        self.procedure = procedures.begin(decision, snapshot, *self._size(decision, snapshot))
+        size, measure = self._size(decision, snapshot)
+        procedure = procedures.begin(decision, snapshot, size, measure)
+        self.procedure = replace(procedure, **self._prospects(decision, snapshot, size, measure))
         self.actions.append(snapshot.at)
         told = (decision.verdict,) if decision.verdict else ()
         self._subject = (_worker(snapshot, decision.target), told)
         who = self._who(decision.target, snapshot) if decision.action == "recycle" else "program"
         why = self.procedure.why
-        doing = {"recycle": "recycling", "reload": "reloading", "restart": "restarting"}
+        how = f"recycling ({decision.way}: {decision.reason})" if decision.reason else "recycling"
+        doing = {"recycle": how, "reload": "reloading", "restart": "restarting"}
         kind = f"{decision.verdict.kind}, " if decision.verdict else ""
         text = f"{who}: {kind}{why}; {doing[decision.action]}"
         cost = {
@@ -228,9 +311,23 @@ class Watch:
         assert self.procedure is not None
         step = procedures.first_commands(self.procedure)
         self.procedure = step.procedure
-        if self.procedure.action == "recycle" and self.procedure.target is not None:
-            self.leaving[self.procedure.target] = self.procedure.begun
+        if self._last is not None:
+            self._note_asked(step.commands, self._last)
         return step.commands
+
+    def carried_out(self) -> None:
+        """The command of the procedure's step was carried out."""
+        if self.procedure is not None:
+            self.procedure = procedures.carried_out(self.procedure)
+
+    def _note_asked(self, commands: tuple[Command, ...], snapshot: Snapshot) -> None:
+        """Whom a signal of ours asks to leave, and what the master was told."""
+        for command in commands:
+            if command.signal in ("HUP", "TTIN", "TTOU"):
+                self._sent.append(command.signal)
+            whom = oldest(snapshot) if command.signal == "TTOU" else command.target
+            if command.signal in ("TERM", "KILL", "TTOU") and whom is not None:
+                self.leaving[whom] = snapshot.at
 
     def failed(self, command: Command, error: str, code: int | None = None) -> Seen:
         """A command of the procedure could not be carried out."""
@@ -249,7 +346,8 @@ class Watch:
         assert before is not None
         if step.outcome is None:
             self.procedure = after
-            if after.step == before.step and after.attempts == before.attempts:
+            same_trouble = after.trouble == before.trouble or not after.trouble
+            if (after.step, after.attempts) == (before.step, before.attempts) and same_trouble:
                 return [], []
             text = f"{after.action}: {after.step}" + (
                 f" ({after.trouble})" if after.trouble else ""
@@ -260,6 +358,10 @@ class Watch:
                 if after.attempts == 2:
                     summary = f"{self.namespec}: it does not start: {after.trouble}; trying on"
                     return entries, [self._news("failed", at, summary, action=after.action)]
+            elif after.trouble and not same_trouble and after.action == "recycle":
+                entries[0] = entries[0]._replace(level="WARN")
+                summary = f"{self.namespec}: recycle: {after.trouble}"
+                return entries, [self._news("failed", at, summary, action=after.action)]
             return entries, []
         return self._over(after, step.outcome, snapshot)
 
@@ -267,8 +369,11 @@ class Watch:
         self, procedure: procedures.Procedure, outcome: Outcome, snapshot: Snapshot
     ) -> tuple[list[Entry], list[News]]:
         at = snapshot.at
+        outcome = self._settle_up(procedure, outcome, snapshot)
         self.procedure = None
         self.ended = at
+        if not procedure.sent and procedure.target is not None:
+            self.leaving.pop(procedure.target, None)  # perhaps it was never asked
         name, rungs = policy.ladder(procedure.kind, snapshot.kind, self.options)
         rung = self.rungs.get(name, 0)
         if outcome.result == "ineffective" and procedure.action == rungs[min(rung, len(rungs) - 1)]:
@@ -315,10 +420,50 @@ class Watch:
             news.append(self._news("gave_up", at, summary, action=procedure.action))
         return entries, news
 
+    def _prospects(
+        self, decision: Decision, snapshot: Snapshot, size: int, measure: str
+    ) -> dict[str, Any]:
+        """What the ledger will want to know of the target: age, growth, what is hoped for."""
+        worker = _worker(snapshot, decision.target) if decision.action == "recycle" else None
+        if worker is None:
+            return {}
+        trend = detectors.trend(self.past, worker.id)
+        need = self.needs.fresh(snapshot)
+        hoped = max(0, size - need) if need is not None and measure != FILES else None
+        rate = trend.bytes_per_hour / 3600 if trend is not None and measure != FILES else None
+        return {"age": worker.age, "rate": rate, "expected": hoped}
+
+    def _settle_up(
+        self, procedure: procedures.Procedure, outcome: Outcome, snapshot: Snapshot
+    ) -> Outcome:
+        """Into the ledger with it; where a fresh worker is the problem, that is how it ended."""
+        if outcome.result not in ("done", "ineffective"):
+            return outcome
+        after = procedure.size - outcome.freed if outcome.freed is not None else None
+        turn = Turn(
+            procedure.begun,
+            procedure.kind,
+            procedure.action,
+            procedure.target if procedure.action == "recycle" else None,
+            procedures.newcomer(procedure, snapshot) if procedure.action == "recycle" else None,
+            procedure.age,
+            procedure.size,
+            after,
+            procedure.expected,
+            procedure.rate,
+        )
+        self.ledger.note(turn)
+        limit = self.options.limit.of(snapshot.available) if self.options.limit else None
+        master = snapshot.master.anon if snapshot.master else None
+        text = baseline(turn, limit, master)
+        if text is None:
+            return outcome
+        return Outcome("ineffective", f"{outcome.text}; {text}", outcome.freed)
+
     # -- what others did ---------------------------------------------------------------
 
-    def _note_changes(self, snapshot: Snapshot) -> list[Entry]:
-        """Compare with the look before: who came, who went, and whether that was ours."""
+    def _note_changes(self, snapshot: Snapshot, log: str | None) -> list[Entry]:
+        """Compare with the look before: who came, who went, and whose doing that was."""
         entries: list[Entry] = []
         last, at = self._last, snapshot.at
         here = {worker.id for worker in snapshot.workers}
@@ -327,35 +472,37 @@ class Watch:
         self._note_count(snapshot)
         if last is None:
             return entries
+        change = self.witness.look(last, snapshot, asked_to_leave, log, self._sent)
+        self._sent = []
         restarted = snapshot.pid != last.pid and snapshot.pid != 0 and last.pid != 0
-        ours = self.procedure is not None and self.procedure.action != "recycle"
+        ours = self.procedure is not None and self.procedure.action == "restart"
         if restarted and not ours:
             entries += self.note(at, f"restarted by others: pid {last.pid} -> {snapshot.pid}")
-            self.rungs.clear()
+            self._another_program()
             self._count_other(at)
         elif snapshot.state != last.state and not ours:
             entries += self.note(at, f"Supervisor: {last.state} -> {snapshot.state}")
-        if snapshot.kind != "gunicorn" or snapshot.pid != last.pid or ours:
-            return entries
-        if snapshot.state != RUNNING:
+        if snapshot.pid != last.pid or ours or snapshot.state != RUNNING:
             return entries  # its workers end with it
-        if last.workers and here.isdisjoint(worker.id for worker in last.workers):
-            self.rungs.clear()  # others reloaded it: perhaps another code, another ladder
-        oom = (snapshot.oom_kills or 0) - (last.oom_kills or snapshot.oom_kills or 0)
-        for worker in last.workers:
-            if worker.id in here or worker.id in asked_to_leave:
-                continue
-            size, name = detectors.measure(self.options, worker, last.at)
-            who, held = f"worker {worker.id.pid}", f"it held {name} {units.size(size)}"
-            data = {"pid": worker.id.pid, "oom": oom > 0}
-            if oom > 0:
-                text = f"{who}: ended while the kernel's OOM counter rose by {oom}; {held}"
-                entries.append(self._entry(at, "seen", text, data, "WARN"))
-            else:
-                cause = "ended, not by us (max_requests, a reload, a signal or a crash)"
-                entries += self.note(at, f"{who}: {cause}; {held}", data)
-            self._count_other(at)
+        if change.reloaded:
+            self._another_program()
+        for end in change.ends:
+            if end.cause != attribution.OURS:
+                entries += self._note_end(end, at)
+        for count in change.counts:
+            entries += self.note(at, count.text, {"cause": count.cause, "by": count.by})
+        self.actions += [at] * change.actions
         return entries
+
+    def _note_end(self, end: attribution.End, at: float) -> list[Entry]:
+        """A worker that ended by somebody else's doing. The kernel's victims are always named."""
+        size, name = detectors.measure(self.options, end.worker, at)
+        text = f"worker {end.worker.id.pid}: {end.text}; it held {name} {units.size(size)}"
+        oom = end.cause == attribution.OOM
+        data = {"pid": end.worker.id.pid, "cause": end.cause, "oom": oom}
+        if oom:
+            return [self._entry(at, "seen", text, data, "WARN")]
+        return self.note(at, text, data, "WARN" if end.cause in UNHAPPY else "INFO")
 
     def note(
         self, at: float, text: str, data: dict[str, Any] | None = None, level: str = "INFO"
@@ -377,6 +524,11 @@ class Watch:
             text = f"changes again and again: not said until {units.time(FLAPPING)} are quiet"
             data, level = None, "WARN"
         return [*entries, self._entry(at, "seen", text, data, level)]
+
+    def _another_program(self) -> None:
+        """Others reloaded or restarted it: perhaps another code, another ladder."""
+        self.rungs.clear()
+        self.ledger.clear()
 
     def _count_other(self, at: float) -> None:
         if self._other_at is None or at - self._other_at > ONE_ACTION:
@@ -437,23 +589,32 @@ class Watch:
         return entries, news
 
     def hold(
-        self, decision: Decision, reason: Held, snapshot: Snapshot | None = None
+        self, decision: Decision, reason: Held, always: bool = False
     ) -> tuple[list[Entry], list[News]]:
-        """Say a refusal, once an hour at most for the same target, kind and reason."""
-        snapshot = snapshot or self._last
+        """Say a refusal, once an hour at most for the same target, kind and reason.
+
+        `always`: to somebody who asked and is refused for good.
+        """
+        snapshot = self._last
         assert snapshot is not None
         if reason not in self.held:
             self.held += (reason,)
         kind = decision.verdict.kind if decision.verdict else "request"
         key = f"{decision.target} {kind} {reason.code}"
+        if reason.code == "preflight":  # of the program, and another error is another story
+            key = reason.text
         at = snapshot.at
         self._said = {k: said for k, said in self._said.items() if at - said < SAID}
-        if key in self._said or reason.code == "in_action":
+        if reason.code in PASSING or (key in self._said and not always):
             return [], []
         self._said[key] = at
         who = self._who(decision.target, snapshot)
         text = f"{who}: {kind}: {decision.action} held: {reason.text}"
         entries = [self._entry(at, "held", text, {"code": reason.code})]
+        if reason.code == "storm":
+            summary = f"{self.namespec} {text}"
+            entries[0] = entries[0]._replace(kind="gave_up", level="ERROR")
+            return entries, [self._news("gave_up", at, summary, target=decision.target)]
         if reason.code in QUIET or (reason.code == "gave_up"):
             return entries, []
         return entries, [self._news("held", at, f"{self.namespec} {text}", target=decision.target)]
@@ -478,7 +639,14 @@ class Watch:
             rungs=self.rungs,
             actions=tuple(self.actions),
             ended=self.ended,
+            proof=self.proof,
+            ledger=self.ledger,
         )
+
+    def _with_space(self, situation: policy.Situation) -> policy.Situation:
+        """With what is not worth working out at a look that wants nothing."""
+        snapshot = situation.snapshot
+        return situation._replace(need=self.needs.fresh(snapshot), room=self.room(snapshot))
 
     def _size(self, decision: Decision, snapshot: Snapshot) -> tuple[int, str]:
         """What is held before, and by which measure: by the worker of a recycle, else by all."""
@@ -592,6 +760,9 @@ class Watch:
             "told": [[list(id) if id else None, kind, at] for (id, kind), at in self._told.items()],
             "said": self._said,
             "other_at": self._other_at,
+            "needs": self.needs.dump(),
+            "ledger": self.ledger.dump(),
+            "witness": self.witness.dump(),
         }
 
     def load(self, data: dict[str, Any], back: float = 0.0) -> None:
@@ -616,12 +787,23 @@ class Watch:
         self.rungs = dict(data["rungs"])
         self.last_action = data["last_action"]
         self.expected = data["expected"]
+        self.needs = Needs.load(data["needs"])
+        self.ledger.load(data["ledger"], back)
+        self.witness.load(data["witness"], back)
 
     def resume(self, procedure: procedures.Procedure, at: float) -> None:
         """Go on with a procedure that another listener began."""
         self.procedure = procedures.resume(procedure, at)
-        if self.procedure.action == "recycle" and self.procedure.target is not None:
+        asked = self.procedure.step in ("leaving", "killed")
+        if self.procedure.action == "recycle" and self.procedure.target is not None and asked:
             self.leaving[self.procedure.target] = self.procedure.begun
+
+
+def _moved_on(before: procedures.Procedure | None, after: procedures.Procedure | None) -> bool:
+    """Whether there is something to write down; what a quiet moment is measured by is not."""
+    if before is None or after is None:
+        return before is not after
+    return replace(after, heard=before.heard, fewest=before.fewest) != before
 
 
 def _anonymous(snapshot: Snapshot) -> int:

@@ -48,16 +48,19 @@ class FakeProc:
         catches: Iterable[str] = (),
         heartbeats: Iterable[str] = (),
         files: int = 0,
+        sockets: Iterable[int] = (),
         environ: str = "",
         threads: int = 1,
         cpu: tuple[int, int] = (0, 0),
         pages: tuple[int, int] = (1000, 200),
         swap: int = 0,
+        peak: int = 0,
         listed: bool = True,
     ) -> int:
-        """heartbeats: names of heartbeat files it holds, as fd 10 and up; files: how many others.
+        """heartbeats: names of heartbeat files it holds, as fd 10 and up; files: how many others;
+        sockets: inodes of its sockets.
 
-        cpu: user and system, in ticks; pages: resident and shared; swap: kilobytes.
+        cpu: user and system, in ticks; pages: resident and shared; swap, peak: kilobytes.
         """
         directory = self.path / str(pid)
         old = self.ppid(pid)
@@ -77,12 +80,13 @@ class FakeProc:
         mask = sum(1 << (signal.Signals["SIG" + name] - 1) for name in catches)
         self._write(
             directory / "status",
-            f"Name:\tx\nVmSwap:\t   {swap} kB\nSigIgn:\t0000000000000000\nSigCgt:\t{mask:016x}\n",
+            f"Name:\tx\nVmHWM:\t   {peak} kB\nVmSwap:\t   {swap} kB\n"
+            f"SigIgn:\t0000000000000000\nSigCgt:\t{mask:016x}\n",
         )
         children = directory / "task" / str(pid) / "children"
         if not children.exists():
             children.write_text("")
-        self._open_files(directory / "fd", heartbeats, files)
+        self._open_files(directory / "fd", heartbeats, files, sockets)
         above = self.path / str(parent) / "task" / str(parent) / "children"
         if listed and above.exists() and str(pid) not in above.read_text().split():
             above.write_text(above.read_text() + f"{pid} ")
@@ -91,7 +95,9 @@ class FakeProc:
     def _write(self, path: Path, text: str) -> None:
         path.write_text(text)
 
-    def _open_files(self, directory: Path, heartbeats: Iterable[str], files: int) -> None:
+    def _open_files(
+        self, directory: Path, heartbeats: Iterable[str], files: int, sockets: Iterable[int]
+    ) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
         for number in range(files):
@@ -99,6 +105,8 @@ class FakeProc:
         for number, name in enumerate(heartbeats):
             target = self.heartbeat(name)
             os.symlink(target, directory / str(number + 10))
+        for inode in sockets:
+            os.symlink(f"socket:[{inode}]", directory / str(inode + 2000))
 
     def heartbeat(self, name: str) -> Path:
         """The heartbeat file of that name; as old as a worker that has not started yet."""

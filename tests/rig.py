@@ -15,11 +15,11 @@ from unittest import mock
 from worlds import World
 
 from supervisor_memwatch.config import load
-from supervisor_memwatch.control import RpcError
+from supervisor_memwatch.control import RpcError, Tail
 from supervisor_memwatch.journal import Reader
 from supervisor_memwatch.listener import Listener
 from supervisor_memwatch.log import Log
-from supervisor_memwatch.model import Command, Snapshot
+from supervisor_memwatch.model import Command, Proof, Snapshot, WorkerId
 from supervisor_memwatch.sampler import Program
 
 CONF = """
@@ -28,6 +28,7 @@ CONF = """
 file = /nowhere/s.sock
 [memwatch]
 journal = {journal}
+preflight = off
 """
 
 
@@ -77,6 +78,11 @@ class PaperSupervisor:
         self._fail()
         return []
 
+    def tail_stderr(self, name: str, offset: int, length: int) -> Tail:
+        return Tail("", 0, False)
+
+    tail_stdout = tail_stderr
+
     def stop(self, namespec: str) -> None:
         self._do("stop", namespec)
 
@@ -107,7 +113,43 @@ class PaperSampler:
             return Snapshot(program.namespec, at, program.state, 0, "plain", None, ())
         return world.snapshot(at)._replace(state=program.state, pid=program.pid)
 
+    def quiet(self, namespec: str, id: WorkerId, at: float) -> None:
+        return None
+
+    def peaks(self, namespec: str) -> dict[WorkerId, int]:
+        return {}
+
     def forget(self, namespec: str) -> None:
+        pass
+
+
+class PaperPreflights:
+    """Every worker can boot, as far as it knows; `proof` says otherwise."""
+
+    def __init__(self) -> None:
+        self.proof = Proof(True, "on paper", "it boots", 0.0)
+        self.asked: list[str] = []
+        self._found: list[tuple[str, Proof]] = []
+        self.busy = False
+
+    def ask(self, question: Any, at: float) -> None:
+        self.asked.append(question.namespec)
+        self._found.append((question.namespec, self.proof._replace(at=at)))
+
+    def look(self, at: float) -> list[tuple[str, Proof]]:
+        found, self._found = self._found, []
+        return found
+
+    def forget(self, namespec: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def dump(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, data: object) -> None:
         pass
 
 
@@ -138,6 +180,7 @@ class Rig:
         self.clock = PaperClock()
         self.now_asked: Callable[[], None] = lambda: None
         self.supervisor.asked = self._asked
+        self.preflights = PaperPreflights()
         self.listener: Listener
         self.status: int | None = None
         self.output = b""
@@ -184,6 +227,8 @@ class Rig:
                 sampler: Any = PaperSampler(self.supervisor.worlds)
                 clock: Any = self.clock
                 self.listener.sampler, self.listener.clock = sampler, clock
+                preflights: Any = self.preflights
+                self.listener.preflights = preflights
             with mock.patch("supervisor_memwatch.log._now", self.clock.at):
                 yield
             self.output = self.said()

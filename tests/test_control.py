@@ -316,6 +316,7 @@ def test_an_answer_that_is_none_is_an_rpc_error(name: str, peer: Any) -> None:
         ({"a": 1}, lambda rpc: rpc.configs()),
         ("text", lambda rpc: rpc.tail_stderr("a", 0, 10)),
         (["text"], lambda rpc: rpc.tail_stderr("a", 0, 10)),
+        (["text"], lambda rpc: rpc.tail_stdout("a", 0, 10)),
     ],
 )
 def test_an_answer_of_the_wrong_type_is_an_rpc_error(
@@ -565,7 +566,8 @@ SLEEPER = servers.program("sleeper", "sleep 1000", startsecs=0)
 def test_every_call_against_a_real_supervisord(tmp_path: Path, version: str) -> None:
     noisy = servers.program(
         "noisy",
-        f"{sys.executable} -c \"import sys; sys.stderr.write('a\\\\x1b[1mb')\"",
+        f"{sys.executable} -c \"import sys; sys.stderr.write('a\\\\x1b[1mb');"
+        "sys.stdout.write('out')\"",
         startsecs=0,
     )
     with servers.Supervisor(
@@ -591,6 +593,8 @@ def test_every_call_against_a_real_supervisord(tmp_path: Path, version: str) -> 
                 assert rpc._socket is used  # ... and it is used again
                 servers.wait_until(lambda rpc=rpc: rpc.tail_stderr("noisy", 0, 100).text)
                 assert rpc.tail_stderr("noisy", 0, 100) == ("a?[1mb", 6, False)
+                servers.wait_until(lambda rpc=rpc: rpc.tail_stdout("noisy", 0, 100).text)
+                assert rpc.tail_stdout("noisy", 0, 100) == ("out", 3, False)
 
                 rpc.stop("sleeper")
                 real.wait_for("sleeper", "STOPPED")

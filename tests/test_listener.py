@@ -571,7 +571,8 @@ def test_a_signal_that_fails_at_once_is_answered_so(
 ) -> None:
     """Not `accepted`."""
     monkeypatch.setattr("supervisor_memwatch.listener.send", lambda *_: "not permitted")
-    rig = Rig(tmp_path, ACT, World()).run(ticks(1) + _message("recycle", "1001"))
+    message = _message("recycle", "1001", force=True)
+    rig = Rig(tmp_path, ACT, World()).run(ticks(1) + message)
     [(answer, reason)] = rig.rows("SELECT answer, reason FROM answers")
     assert answer == "refused" and "not permitted" in reason
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 from worlds import World
 
 from supervisor_memwatch import detectors, procedures
 from supervisor_memwatch.model import Command, Decision, Outcome, Verdict
-from supervisor_memwatch.procedures import Procedure
+from supervisor_memwatch.procedures import Procedure, Terms
 from supervisor_memwatch.units import MB
 
 VERDICT = Verdict("leak", 0.0, 1.0, None, 0.9, "it grows", True, True)
@@ -23,7 +24,7 @@ def begin(world: World, action: str, verdict: Verdict | None = VERDICT) -> Proce
     size = snapshot.workers[0].rss if action == "recycle" else detectors.total(snapshot)
     step = procedures.first_commands(procedures.begin(decision, snapshot, size, "RSS"))
     world.obey(step.commands)
-    return step.procedure
+    return procedures.carried_out(step.procedure)
 
 
 def play(
@@ -43,12 +44,14 @@ def play(
             size = next((w.rss for w in snapshot.workers if w.id == new), None)
         # What is read back from the journal has to go on just the same.
         procedure = procedures.from_json(json.loads(json.dumps(procedures.to_json(procedure))))
-        step = procedures.step(procedure, snapshot, grace, kill, size)
+        step = procedures.step(procedure, snapshot, Terms(grace, kill, size))
         world.obey(step.commands)
         done += step.commands
         if step.outcome is not None:
             return step.outcome, done
         procedure = step.procedure
+        if step.commands:
+            procedure = procedures.carried_out(procedure)
     return None, done
 
 
@@ -187,7 +190,7 @@ def test_a_stop_that_comes_late_is_still_followed_by_a_start() -> None:
     world.state, world.stops_at = "RUNNING", None  # a hung supervisord has not carried it out
     step = procedures.failed(procedure, Command("stop", "web"), "no answer within 2 s")
     for at in range(2, 62):
-        step = procedures.step(step.procedure, world.snapshot(float(at)), 35.0, False, None)
+        step = procedures.step(step.procedure, world.snapshot(float(at)), Terms())
         assert step.outcome is None
     world.obey([Command("stop", "web")])
     outcome, _ = play(world, step.procedure)
@@ -201,11 +204,11 @@ def test_patience_does_not_run_while_supervisor_is_silent() -> None:
     world.stops_at = None
     for at in range(10, 1000, 10):
         snapshot = world.snapshot(float(at))._replace(state="UNKNOWN")
-        step = procedures.step(procedure, snapshot, 35.0, False, None)
+        step = procedures.step(procedure, snapshot, Terms())
         assert step.outcome is None and step.commands == ()
         procedure = step.procedure
     world.state = "RUNNING"
-    step = procedures.step(procedure, world.snapshot(995.0), 35.0, False, None)
+    step = procedures.step(procedure, world.snapshot(995.0), Terms())
     assert step.outcome is None
 
 
@@ -222,7 +225,7 @@ def test_a_human_who_stops_it_meanwhile_has_the_last_word() -> None:
     procedure = begin(world, "restart", None)
     while procedure.step != "starting" or not procedure.up:
         snapshot = world.snapshot(world.now + 1)
-        step = procedures.step(procedure, snapshot, 35.0, False, None)
+        step = procedures.step(procedure, snapshot, Terms())
         world.obey(step.commands)
         procedure = step.procedure
     world.state, world.pid, world.procs, world.starts_at = "STOPPED", 0, [], None
@@ -235,11 +238,11 @@ def test_a_stop_of_ours_that_is_heard_of_late_is_no_other_will() -> None:
     world = World(count=2)
     procedure = begin(world, "restart", None)
     while procedure.step != "starting":
-        step = procedures.step(procedure, world.snapshot(world.now + 1), 35.0, False, None)
+        step = procedures.step(procedure, world.snapshot(world.now + 1), Terms())
         world.obey(step.commands)
         procedure = step.procedure
     late = world.snapshot(world.now)._replace(state="STOPPING")
-    step = procedures.step(procedure, late, 35.0, False, None)
+    step = procedures.step(procedure, late, Terms())
     assert step.outcome is None and step.commands == ()
 
 
@@ -255,6 +258,7 @@ def test_fewer_workers_that_all_serve_are_a_restart_that_went_well() -> None:
 def test_no_sigkill_follows_a_sigterm_that_is_not_sure() -> None:
     """The listener died around the SIGTERM."""
     world = World(count=2, drain=10_000.0)
-    procedure = procedures.resume(begin(world, "recycle"), world.now)
+    procedure = replace(begin(world, "recycle"), sent=False)
+    procedure = procedures.resume(procedure, world.now)
     outcome, more = play(world, procedure, kill=True)
     assert outcome is not None and outcome.result == "failed" and more == []

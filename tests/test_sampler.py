@@ -192,6 +192,22 @@ def test_readiness_is_not_taken_back(bench: Bench) -> None:
     assert worker(bench.look(1010.0), 102).ready is True
 
 
+def test_the_peaks_of_young_workers(bench: Bench) -> None:
+    """The most they ever held resident, however short that was; of those that may have settled
+    long ago nobody asks."""
+    bench.proc.gunicorn()
+    for pid, peak in ((101, 300 << 10), (102, 200 << 10)):
+        bench.proc.process(pid, 100, catches=WORKER, heartbeats=[f"h{pid}"], peak=peak)
+    assert bench.sampler.peaks("web:web") == {}
+    bench.look()
+    young = {WorkerId(101, 1101): 300 * MB, WorkerId(102, 1102): 200 * MB}
+    assert bench.sampler.peaks("web:web") == young
+    bench.proc.end(102)
+    assert bench.sampler.peaks("web:web") == {WorkerId(101, 1101): 300 * MB}
+    bench.uptime += sampler.YOUNG
+    assert bench.sampler.peaks("web:web") == {}
+
+
 def test_swap_is_read_only_where_something_is_swapped(bench: Bench) -> None:
     bench.proc.gunicorn()
     bench.proc.process(101, 100, catches=WORKER, heartbeats=["h101"], swap=300)
@@ -341,7 +357,7 @@ def test_forgotten_is_forgotten(bench: Bench) -> None:
 def test_limits_are_shared_by_the_programs_of_a_control_group(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read once a minute, what is left of them once per look."""
+    """Read every ten seconds, what is left of them once per look."""
     reads = {"limits": 0, "free": 0, "machine": 0}
     for name in reads:
         original = getattr(host, name)
@@ -353,7 +369,7 @@ def test_limits_are_shared_by_the_programs_of_a_control_group(
         monkeypatch.setattr(host, name, counting)
     bench.proc.gunicorn(100)
     bench.proc.gunicorn(200)
-    for at in (1000.0, 1005.0, 1010.0, 1061.0):
+    for at in (1000.0, 1005.0, 1009.0, 1011.0):
         for name, pid in (("a", 100), ("b", 200)):
             bench.sampler.look(Program(name, "RUNNING", pid), at)
     assert reads == {"limits": 2, "free": 4, "machine": 4}

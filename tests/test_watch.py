@@ -13,7 +13,9 @@ from supervisor_memwatch.options import Budget, Ceiling, Options
 from supervisor_memwatch.units import MB
 from supervisor_memwatch.watch import Watch
 
-ACT = Options(mode="act", limit=Ceiling(bytes=200 * MB), total_limit=None)
+ACT = Options(
+    mode="act", limit=Ceiling(bytes=200 * MB), total_limit=None, preflight="off", surge="off"
+)
 
 
 class Host:
@@ -49,6 +51,8 @@ class Host:
     def _obey(self, commands: tuple[Command, ...], at: float) -> None:
         self.commands += [(at, command) for command in commands]
         self.world.obey(commands)
+        if commands:
+            self.watch.carried_out()
 
     def run(self, seconds: float, step: float = 5.0) -> Host:
         at = self.world.now

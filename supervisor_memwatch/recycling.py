@@ -1,0 +1,328 @@
+"""Recycle one worker, step by step, in one of two ways.
+
+plain: SIGTERM to the worker; gunicorn's master forks the replacement once it has left.
+
+    [quiet] -> leaving -> [killed] -> replacing -> settling
+
+surge: SIGTTIN to the master first, so that the replacement serves before anybody leaves. Where
+the worker is the oldest, SIGTTOU takes exactly it; else it gets SIGTERM, is replaced, and SIGTTOU
+then takes the oldest as well, which is replaced by the extra worker.
+
+    adding -> [quiet] -> leaving -> replacing -> [removing] -> settling
+
+The number of workers ends where it began. Whatever somebody else does meanwhile that makes it
+uncertain (a reload, SIGTTIN, SIGTTOU) leads to `evening`: wait until the workers stand still, then
+take back what our own signals have added or removed, once, and end.
+
+Not here: which way (policy.py), and what `quiet` means to the eye (sampler.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from . import units
+from .model import Command, Outcome, Snapshot, WorkerId, oldest
+from .procedure import (
+    BOOT,
+    SETTLE,
+    STEADY,
+    Procedure,
+    Step,
+    Terms,
+    complete,
+    judged,
+    overtaken,
+    serving,
+    settles,
+    to,
+)
+from .quiet import Quiet, idle
+
+# A SIGTTIN whose newcomer is not seen after so long, nobody else coming or going, had no effect.
+UNSEEN = 30.0
+# A SIGTTOU that may never have been sent is sent again only after so long: until then a worker
+# may be finishing its requests because of it.
+DOUBTFUL = 120.0
+
+
+def first(procedure: Procedure) -> Step:
+    """The plan is written down: what to do first."""
+    at = procedure.begun
+    if procedure.way == "surge":
+        return _signal(replace(procedure, extra=1), "adding", at, procedure.master, "TTIN")
+    if procedure.patience > 0:
+        return Step(to(procedure, "quiet", at))
+    return _signal(procedure, "leaving", at, procedure.target, "TERM")
+
+
+def recycle(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
+    """One look at a recycle."""
+    others = overtaken(procedure, snapshot)
+    if others is not None:  # a new master has the number of workers that its file says
+        return Step(procedure, (), others)
+    if procedure.way == "surge" and procedure.step not in ("evening", "settling"):
+        trouble = _disturbed(procedure, snapshot)
+        if trouble:
+            return Step(_to_evening(procedure, snapshot.at, "overtaken", trouble))
+    return _STEPS[procedure.step](_noted(procedure, snapshot), snapshot, terms)
+
+
+def failed(procedure: Procedure, command: Command, text: str) -> Step:
+    """A signal could not be sent. Only before the first one is that the end of it."""
+    if command.signal == "TTOU":
+        procedure = replace(procedure, extra=1, unsure=0, known=procedure.seen, since=None)
+        ends = procedure.ends or "failed"
+        return Step(replace(procedure, step="evening", ends=ends, trouble=text))
+    if command.signal in ("TERM", "KILL") and procedure.extra:
+        return Step(replace(procedure, trouble=text))  # it has left by itself: look again
+    return Step(procedure, (), Outcome("failed", text))
+
+
+def newcomer(procedure: Procedure, snapshot: Snapshot) -> WorkerId | None:
+    """The worker that stands for the recycled one: the youngest that was not there before."""
+    new = [worker for worker in snapshot.workers if worker.id not in procedure.before]
+    return min(new, key=lambda worker: worker.age or 0.0).id if new else None
+
+
+# -- the steps
+
+
+def _adding(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
+    """SIGTTIN was sent: wait until one more serves, and has for a while."""
+    at, number = snapshot.at, len(procedure.before)
+    stood = _standing(procedure, at)
+    newcomers = [id for id in serving(snapshot) if id not in procedure.before]
+    added = procedure.sent or len(snapshot.workers) > number
+    if (
+        added
+        and (snapshot.oom_kills or 0) > (procedure.oom_kills or 0)
+        and len(serving(snapshot)) > 1
+    ):
+        text = "the kernel's OOM killer struck while an extra worker started"
+        procedure = replace(_to_evening(procedure, at, "failed", text), extra=0, unsure=-1)
+        return _signal(procedure, "evening", at, procedure.master, "TTOU")
+    if newcomers and len(serving(snapshot)) > number and stood >= SETTLE:
+        procedure = replace(to(procedure, "quiet", at), trouble="")
+        # How quiet it is will be seen at the next looks.
+        return Step(procedure) if procedure.patience > 0 else _quiet(procedure, snapshot, terms)
+    waited = at - procedure.stepped
+    if len(snapshot.workers) <= number and stood >= UNSEEN:
+        text = "the master did not add a worker"
+        return Step(_to_evening(procedure, at, "failed", text))
+    if waited > BOOT and not procedure.trouble:
+        # Nobody is asked to leave while a newcomer does not boot, the newcomer neither: SIGTTOU
+        # would take the oldest.
+        text = f"the extra worker does not serve after {units.time(waited)}; waiting for it"
+        return Step(replace(procedure, trouble=text))
+    return Step(procedure)
+
+
+def _quiet(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
+    """Wait for a moment at which the worker has the fewest requests to lose."""
+    target, at = procedure.target, snapshot.at
+    assert target is not None
+    if not _is_there(target, snapshot):
+        if procedure.extra:
+            return _replacing(to(procedure, "replacing", at), snapshot, terms)
+        text = f"worker {target.pid} left before it was asked to"
+        return Step(procedure, (), Outcome("overtaken", text))
+    waited = at - procedure.stepped
+    calm = _calm(procedure, terms.quiet, waited)
+    if not calm and waited < procedure.patience:
+        return Step(_listened(procedure, terms.quiet))
+    if procedure.extra and len(serving(snapshot)) <= len(procedure.before):
+        return Step(to(procedure, "adding", at))  # one has left meanwhile: its successor first
+    if procedure.extra and target == oldest(snapshot):
+        procedure = replace(procedure, extra=0)
+        return _signal(procedure, "leaving", at, procedure.master, "TTOU")
+    return _signal(procedure, "leaving", at, target, "TERM")
+
+
+def _leaving(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
+    """It was asked to leave (or, in `killed`, was not asked any more)."""
+    target, at = procedure.target, snapshot.at
+    assert target is not None
+    if not _is_there(target, snapshot):
+        return _replacing(to(procedure, "replacing", at), snapshot, terms)
+    waited, number = at - procedure.stepped, len(procedure.before)
+    by_number = procedure.way == "surge" and not procedure.extra  # by SIGTTOU
+    if by_number and len(snapshot.workers) <= number and _standing(procedure, at) >= SETTLE:
+        # Another one was taken, or had left just then: from here on as without the surge.
+        procedure = replace(procedure, way="plain")
+        return _signal(procedure, "leaving", at, target, "TERM")
+    if waited < terms.grace:
+        return Step(procedure)
+    if terms.kill and procedure.step == "leaving" and procedure.sent:
+        return _signal(procedure, "killed", at, target, "KILL")
+    text = f"worker {target.pid} is still finishing its requests after {units.time(waited)}"
+    if by_number and not procedure.sent:
+        if waited < max(terms.grace, DOUBTFUL):
+            return Step(procedure)
+        return Step(_to_evening(procedure, at, "failed", text))
+    if procedure.extra:  # the number of workers is still ours to put right: go on looking
+        if not procedure.sent and waited >= max(terms.grace, DOUBTFUL):  # perhaps never asked
+            return _signal(procedure, "leaving", at, target, "TERM")
+        return Step(procedure if procedure.trouble else replace(procedure, trouble=text))
+    return Step(procedure, (), Outcome("failed", text + ("" if terms.kill else "; it is left to")))
+
+
+def _replacing(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
+    """It has left: wait until as many serve as there should."""
+    target, at = procedure.target, snapshot.at
+    assert target is not None
+    waited = at - procedure.stepped
+    number = len(procedure.before) + procedure.extra
+    newcomers = [id for id in serving(snapshot) if id not in procedure.before]
+    if newcomers and complete(snapshot, number, waited):
+        if not procedure.extra:
+            return Step(to(procedure, "settling", at))
+        procedure = replace(procedure, extra=0, known=procedure.seen)
+        return _signal(procedure, "removing", at, procedure.master, "TTOU")
+    if waited > BOOT and not procedure.trouble:
+        text = f"no replacement serves {units.time(waited)} after worker {target.pid} left"
+        if not procedure.extra:
+            return Step(procedure, (), Outcome("failed", text))
+        return Step(replace(procedure, trouble=text))
+    return Step(procedure)
+
+
+def _removing(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
+    """SIGTTOU was sent after the replacement came: wait until the oldest has left."""
+    at = snapshot.at
+    waited = at - procedure.stepped
+    if procedure.sent:
+        left = not all(_is_there(id, snapshot) for id in procedure.known)
+        return Step(to(procedure, "settling", at) if left or waited >= terms.grace else procedure)
+    if len(snapshot.workers) <= len(procedure.before) and _standing(procedure, at) >= SETTLE:
+        return Step(to(procedure, "settling", at))
+    if waited < max(terms.grace, DOUBTFUL):
+        return Step(procedure)
+    return Step(_to_evening(procedure, at, "failed", "the extra worker has not left"))
+
+
+def _settling(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
+    """All is done: measure what came back."""
+    target = procedure.target
+    assert target is not None
+    if settles(procedure, snapshot.at, terms.size):
+        return Step(procedure)
+    new = newcomer(procedure, snapshot)
+    text = f"worker {target.pid} replaced by {new.pid if new else '?'}"
+    if procedure.way == "surge":
+        text += " (surge)"
+    return Step(procedure, (), judged(procedure, terms.size, text))
+
+
+def _evening(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
+    """Wait until the workers stand still, take back what our signals changed, and end.
+
+    A signal whose effect was seen is taken back for sure, unless a reload has done that. One
+    whose effect was not seen (`unsure`) is judged by the number of workers there are now.
+    """
+    if _standing(procedure, snapshot.at) < STEADY:
+        return Step(procedure)
+    excess = len(snapshot.workers) - len(procedure.before)
+    reloaded = not any(_is_there(id, snapshot) for id in procedure.known)
+    if procedure.unsure > 0:  # SIGTTIN
+        too_many, too_few = excess > 0, excess < 0 and not procedure.sent and not procedure.extra
+    elif procedure.unsure < 0:  # SIGTTOU
+        too_many, too_few = excess > 0 and not procedure.sent, excess < 0 and reloaded
+    else:
+        too_many, too_few = procedure.extra > 0 and not reloaded, False
+    if too_many or too_few:
+        signal = "TTOU" if too_many else "TTIN"
+        known = tuple(worker.id for worker in snapshot.workers)
+        unsure = -1 if too_many else 1
+        procedure = replace(procedure, extra=0, unsure=unsure, known=known, since=None)
+        return _signal(procedure, "evening", snapshot.at, procedure.master, signal)
+    return Step(procedure, (), Outcome(procedure.ends, procedure.trouble))
+
+
+# -- what they have in common
+
+
+def _signal(procedure: Procedure, step: str, at: float, target: WorkerId | None, name: str) -> Step:
+    """The next step, which begins with a signal."""
+    command = Command("signal", procedure.namespec, target, name)
+    return Step(replace(to(procedure, step, at), sent=False), (command,))
+
+
+def _noted(procedure: Procedure, snapshot: Snapshot) -> Procedure:
+    """With the workers of this look, and since when they are the same and all of them serve."""
+    ids = tuple(sorted(worker.id for worker in snapshot.workers))
+    all_serve = len(serving(snapshot)) == len(ids)
+    since = procedure.since
+    if ids != procedure.seen or since is None:
+        since = snapshot.at
+    if not all_serve:
+        since = None
+    if ids == procedure.seen and since == procedure.since:
+        return procedure
+    return replace(procedure, seen=ids, since=since)
+
+
+def _standing(procedure: Procedure, at: float) -> float:
+    """For how many seconds the workers have been the same, all of them serving."""
+    return 0.0 if procedure.since is None else at - procedure.since
+
+
+def _disturbed(procedure: Procedure, snapshot: Snapshot) -> str:
+    """What shows that somebody else has changed the set of workers; empty where nothing does."""
+    count, seen = len(snapshot.workers), procedure.seen
+    if count > len(procedure.before) + 1:
+        return "somebody else has added workers, or reloaded the master"
+    if count and len(seen) > 1 and not any(_is_there(id, snapshot) for id in seen):
+        return "somebody else has reloaded the master"
+    return ""
+
+
+def _to_evening(procedure: Procedure, at: float, ends: str, trouble: str) -> Procedure:
+    """Give up: what is left is to put the number of workers right."""
+    unsure = 0
+    newcomers = set(procedure.seen) - set(procedure.before)
+    unseen = len(procedure.seen) <= len(procedure.before) and not (procedure.sent and newcomers)
+    if procedure.step == "adding" and unseen:
+        unsure = 1
+    by_number = procedure.step in ("leaving", "killed", "removing") and not procedure.extra
+    if by_number and len(procedure.seen) > len(procedure.before):
+        unsure = -1
+    procedure = replace(
+        procedure, unsure=unsure, known=procedure.seen, ends=ends, trouble=trouble, since=None
+    )
+    return to(procedure, "evening", at)
+
+
+def _calm(procedure: Procedure, quiet: Quiet | None, waited: float) -> bool:
+    """Whether there is no better moment to come, as far as can be seen."""
+    if quiet is None:
+        return True
+    if not quiet.connections:
+        return idle(quiet, procedure.heard)
+    if quiet.unread or waited < procedure.patience / 2:
+        return False
+    return procedure.fewest is not None and quiet.connections <= procedure.fewest
+
+
+def _listened(procedure: Procedure, quiet: Quiet | None) -> Procedure:
+    if quiet is None:
+        return procedure
+    fewest = [n for n in (procedure.fewest, quiet.connections) if n is not None]
+    return replace(procedure, heard=quiet, fewest=min(fewest, default=None))
+
+
+def _is_there(id: WorkerId, snapshot: Snapshot) -> bool:
+    return any(worker.id == id for worker in snapshot.workers)
+
+
+_STEPS: dict[str, Callable[[Procedure, Snapshot, Terms], Step]] = {
+    "adding": _adding,
+    "quiet": _quiet,
+    "leaving": _leaving,
+    "killed": _leaving,
+    "replacing": _replacing,
+    "removing": _removing,
+    "settling": _settling,
+    "evening": _evening,
+}
