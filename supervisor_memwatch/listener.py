@@ -122,6 +122,7 @@ class Listener:
         self._poolserial: int | None = None
         self._matched: set[str] | None = None
         self._configs: dict[str, dict[str, Any]] = {}  # as Supervisor last described them
+        self._refreshed = 0.0  # when Supervisor was last asked for its programs
         self._logged: dict[str, int] = {}  # how large a program's log was when we last read it
         self._due = dict.fromkeys(("samples", "save", "tidy", "heartbeat"), 0.0)
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -297,7 +298,8 @@ class Listener:
 
     def _look_at_open(self) -> None:
         at = self.clock.at()
-        self._refresh(at)
+        if not at - self._refreshed < LOOK_EVERY:  # looks for a quiet moment come more often
+            self._refresh(at)
         self._look([watch for watch in self.watches.values() if watch.busy], at)
         self._deliveries()
 
@@ -480,6 +482,7 @@ class Listener:
 
     def _refresh(self, at: float) -> None:
         """Ask Supervisor for its programs; where it does not answer, go on with what is known."""
+        self._refreshed = at
         try:
             answer = self.rpc.programs()
         except RpcError as error:

@@ -601,7 +601,9 @@ class Watch:
             self.held += (reason,)
         kind = decision.verdict.kind if decision.verdict else "request"
         key = f"{decision.target} {kind} {reason.code}"
-        if reason.code == "preflight":  # of the program, and another error is another story
+        if reason.code == "storm":  # of the program, whoever is its next victim
+            key = reason.code
+        elif reason.code == "preflight":  # so too, and another error is another story
             key = reason.text
         at = snapshot.at
         self._said = {k: said for k, said in self._said.items() if at - said < SAID}
@@ -633,7 +635,7 @@ class Watch:
             state_known=state_known,
             durable=durable,
             paused_until=self.paused_until,
-            in_action=self.procedure.action if self.procedure else None,
+            in_action=self._in_action(),
             leaving=tuple(self.leaving),
             expected=self.expected,
             rungs=self.rungs,
@@ -642,6 +644,12 @@ class Watch:
             proof=self.proof,
             ledger=self.ledger,
         )
+
+    def _in_action(self) -> str | None:
+        """The action under way, or asked for and waiting for its preflight."""
+        if self.procedure is not None:
+            return self.procedure.action
+        return self.asked[0].action if self.asked is not None else None
 
     def _with_space(self, situation: policy.Situation) -> policy.Situation:
         """With what is not worth working out at a look that wants nothing."""

@@ -672,7 +672,7 @@ def test_a_recycle_is_closed_by_the_next_listener(asked: Asked) -> None:
     with InFlight(asked, name) as request:
         busy = _who_holds(asked, name)
         assert asked.book.ask("recycle", busy)[0] == "accepted"
-        assert asked.book.open_steps()[name] == "leaving"
+        wait_until(lambda: asked.book.open_steps().get(name) == "leaving")
         asked.kill_listener()
         wait_until(lambda: _went_on(asked, name), what=lambda: str(asked.supervisor))
         assert busy in asked.supervisor.children(name)

@@ -167,7 +167,7 @@ class World:
         moments += [min(self.to_come)[0]] if self.to_come else []
         moments += [proc.leaves_at for proc in self.procs]
         moments += [self._dies_at(proc) for proc in self.procs]
-        if self._blocked:
+        if self._blocked and self.state == "RUNNING" and not self.halting:
             moments.append(self._until)
         return min((moment for moment in moments if moment is not None), default=FOREVER)
 
