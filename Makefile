@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 BESIDE := $(PIP) install --no-deps --target $(VENV)/servers
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast lint format bench servers clean
+.PHONY: demo test test-fast lint format bench bench-recycle bench-broken servers clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/memwatch demo $(ARGS)
@@ -32,6 +32,12 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python bench/tick.py $(ARGS)
+
+bench-recycle: $(VENV)/.test $(VENV)/.servers
+	$(BIN)/python bench/recycle.py $(ARGS)
+
+bench-broken: $(VENV)/.test
+	$(BIN)/python bench/broken.py $(ARGS)
 
 # The versions of gunicorn and supervisor that are tested beside the installed ones.
 servers: $(VENV)/.servers

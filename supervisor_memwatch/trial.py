@@ -198,11 +198,12 @@ class Preflights:
     def _tried(self, work: _Work, ended: Ended, at: float) -> None:
         trial, name = work.plan.trial, work.question.namespec
         assert trial is not None and work.scanned is not None
-        if ended.peak is not None:
-            self._needs[name] = ended.peak
         found = preflight.judge(
             trial, ended, work.scanned, work.plan.preload, work.question.room, at
         )
+        # What code that failed took says nothing of the code that mends it.
+        if ended.peak is not None and isinstance(found, Proof) and found.ok:
+            self._needs[name] = ended.peak
         self._conclude(work, found, at, ended.output)
 
     def _conclude(self, work: _Work, found: Proof | Unproven, at: float, output: str) -> None:
