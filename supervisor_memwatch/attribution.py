@@ -135,6 +135,9 @@ class Witness:
             return Change()
         if now.state == UNKNOWN and now.master is None:
             return Change()  # Supervisor does not answer: nothing is known
+        if self._nothing_happens(last, now, log, sent):
+            self._oom_kills(last, now)
+            return Change((), tuple(self._steady_count(now)))
         here = {worker.id for worker in now.workers}
         gone = [worker for worker in last.workers if worker.id not in here]
         if _moved(last, now):
@@ -158,6 +161,15 @@ class Witness:
         if self._moved is not None and not 0 <= now.at - self._moved < LATE:
             self._moved = None
         return Change(tuple(ends), tuple(counts), actions)
+
+    def _nothing_happens(
+        self, last: Snapshot, now: Snapshot, log: str | None, sent: Sequence[str]
+    ) -> bool:
+        """Almost every look: it should cost next to nothing."""
+        waits = self._facts or self._unheard or self._sent or self._stopping or sent or log
+        if waits or self._moved is not None or _master_is_gone(last, now):
+            return False
+        return [worker.id for worker in last.workers] == [worker.id for worker in now.workers]
 
     def _told_now(
         self, gone: list[Worker], asked: Collection[WorkerId], logged: bool, at: float

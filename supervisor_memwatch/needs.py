@@ -45,12 +45,17 @@ class Needs:
         few seconds may miss."""
         if snapshot.kind != "gunicorn":
             return
+        fresh = self._fresh
         for worker in snapshot.workers:
             age = worker.age
-            if age is not None and (age < SETTLE or worker.id in self._fresh or not serves(worker)):
+            if age is None or (
+                age >= SETTLE and worker.ready and not (fresh and worker.id in fresh)
+            ):
+                continue
+            if age < SETTLE or worker.id in fresh or not serves(worker):
                 self._follow(snapshot, worker, age, peaks.get(worker.id, 0))
-        for gone in self._fresh.keys() - {worker.id for worker in snapshot.workers}:
-            del self._fresh[gone]
+        for gone in fresh.keys() - {worker.id for worker in snapshot.workers} if fresh else ():
+            del fresh[gone]
 
     def fresh(self, snapshot: Snapshot) -> int | None:
         """What has to be free for one more worker, those that are still booting included.

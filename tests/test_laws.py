@@ -25,9 +25,11 @@ worlds = st.builds(
     boot=st.sampled_from([0.1, 7.0, 200.0]),
     boots=st.sampled_from([True, True, True, False]),
     start_fails=st.integers(0, 3),
+    free=st.sampled_from([None, 20 * MB, 1000 * MB]),
+    hup_waits=st.booleans(),
 )
 option_sets = st.builds(
-    lambda mode, actions, cooldown, budget, kill, away: replace(
+    lambda mode, actions, cooldown, budget, kill, away, surge: replace(
         ACT,
         mode=mode,
         actions=actions,
@@ -35,6 +37,7 @@ option_sets = st.builds(
         budget=Budget(budget, 3600.0),
         kill=kill,
         max_unavailable=away,
+        surge=surge,
         limit=Ceiling(bytes=220 * MB),
         warmup=30.0,
     ),
@@ -44,10 +47,14 @@ option_sets = st.builds(
     st.integers(1, 6),
     st.booleans(),
     st.integers(1, 2),
+    st.sampled_from(["auto", "on", "off"]),
 )
 # What others do meanwhile: (second, what).
 disturbances = st.lists(
-    st.tuples(st.integers(10, 1700), st.sampled_from(["hup", "end", "restart", "kill listener"])),
+    st.tuples(
+        st.integers(10, 1700),
+        st.sampled_from(["HUP", "TTIN", "TTOU", "crash", "retire", "restart", "kill listener"]),
+    ),
     max_size=4,
 )
 
@@ -74,24 +81,19 @@ def disturb(host: Host, what: str) -> None:
         host.reopen_journal()
         if host.watch.procedure is not None:
             host.watch.resume(host.watch.procedure, world.now)
-    elif world.state != "RUNNING":
-        return
-    elif what == "hup":
-        for proc in world.procs:
-            proc.leaves_at = world.now + world.drain
-    elif what == "end" and world.procs:
-        world.procs.pop(0)
-    elif what == "restart":
-        world.pid, world.procs = world.next_pid + 7000, []
-        world.advance(world.now)
+    elif world.state == "RUNNING":
+        world.others(what)
 
 
 def obey_the_laws(host: Host, sent: int, expected: int) -> None:
     world, options = host.world, host.watch.options
     for _, command in host.commands[sent:]:
         assert options.mode == "act", "law 3: nothing in observe"
-        allowed = {"TERM", "HUP", "KILL"} if options.kill else {"TERM", "HUP"}
+        allowed = {"TERM", "HUP"} | ({"KILL"} if options.kill else set())
+        allowed |= {"TTIN", "TTOU"} if options.surge != "off" else set()
         assert command.do != "signal" or command.signal in allowed, "law 4"
+        if command.signal in ("HUP", "TTIN", "TTOU"):
+            assert command.target == world.master, "law 4: the master that is there now"
         if command.signal == "TERM":
             here = [worker for worker in host.watch.workers() if worker.id == command.target]
             assert here, "law 4: the id that was judged is there now"

@@ -69,6 +69,7 @@ class World:
     pid: int = 100
     plain: bool = False
     available: int | None = None
+    free: int | None = None  # what is left of it
     procs: list[Proc] = field(default_factory=list)
     next_pid: int = 1000
     starts_at: float | None = None
@@ -319,6 +320,7 @@ class World:
             master if up and not self.plain else None,
             tuple(self._worker(p, at) for p in seen),
             available=self.available,
+            free=self.free,
             masters=self.masters,
             oom_kills=self.oom_kills,
             evidence="heartbeat",
