@@ -49,6 +49,7 @@ from .watch import Seen, Watch
 # way, and while a quiet moment is sought.
 LOOK_EVERY = 1.0
 LOOK_CLOSELY = 0.2
+CONFIGS_READ = 2.0  # seconds for which what Supervisor says of its programs is taken to hold
 SAMPLES_EVERY = 60.0
 SAVE_EVERY = 300.0
 TIDY_EVERY = 3600.0
@@ -122,6 +123,7 @@ class Listener:
         self._poolserial: int | None = None
         self._matched: set[str] | None = None
         self._configs: dict[str, dict[str, Any]] = {}  # as Supervisor last described them
+        self._configs_read = 0.0
         self._refreshed = 0.0  # when Supervisor was last asked for its programs
         self._logged: dict[str, int] = {}  # how large a program's log was when we last read it
         self._due = dict.fromkeys(("samples", "save", "tidy", "heartbeat"), 0.0)
@@ -261,6 +263,14 @@ class Listener:
             self.log.error(f"{name}: an unfinished action in the journal is damaged: {error}")
             self.journal.write([journal.procedure_end(id, at)])
             return
+        if procedures.untouched(procedure):
+            text = (
+                "recycle overtaken: the listener was restarted before it asked the worker to leave"
+            )
+            data = {"procedure": id, "result": "overtaken"}
+            self._record([Entry(at, name, "outcome", text, data)])
+            self.journal.write([journal.procedure_end(id, at)])
+            return
         watch = self._watch(name)
         watch.resume(procedure, at)
         text = f"{procedure.action} begun at {id.rpartition('@')[2]} was not finished: going on"
@@ -320,8 +330,8 @@ class Listener:
             self._record(result.entries, result.news)
             seen.append((watch, snapshot, result))
             if result.prove:
-                self._prove(watch, snapshot, at)
-        begun = self._begin(seen)
+                self._prove(watch, snapshot, result.anew, at)
+        begun = self._begin(seen, at)
         self._write_down(seen, begun, at)
         for watch, _, result in seen:
             self._carry_out(watch, result.commands)
@@ -361,12 +371,14 @@ class Listener:
         self._logged[name] = size
         return text
 
-    def _prove(self, watch: Watch, snapshot: Snapshot, at: float) -> None:
-        """Have it found out whether a new worker can boot."""
-        self._read_configs()  # a program may have been updated under the same name
+    def _prove(self, watch: Watch, snapshot: Snapshot, anew: bool, at: float) -> None:
+        """Have it found out whether a new worker can boot, or (`anew`) a new master."""
+        if not 0 <= at - self._configs_read < CONFIGS_READ:
+            self._configs_read = at  # a program may have been updated under the same name
+            self._read_configs()
         command = self._configs.get(watch.namespec, {})
         room = watch.room(snapshot)
-        question = Question(watch.namespec, watch.options, snapshot, command, room)
+        question = Question(watch.namespec, watch.options, snapshot, command, room, anew)
         self.preflights.ask(question, at)
         self._take_proofs(at)
 
@@ -374,17 +386,18 @@ class Listener:
         found = self.preflights.look(at)
         for name, proof in found:
             if name in self.watches:
-                self.watches[name].proof = proof
+                self.watches[name].take(proof)
         if found:
             self.journal.write([journal.fact_row("preflights", self.preflights.dump())])
 
-    def _begin(self, seen: list[tuple[Watch, Snapshot, Seen]]) -> list[Watch]:
+    def _begin(self, seen: list[tuple[Watch, Snapshot, Seen]], at: float) -> list[Watch]:
         """Which of the wanted actions may begin now: the plans are made, nothing is done."""
         wanted = {id(s.decision): watch for watch, _, s in seen if s.decision is not None}
         chosen, waiting = policy.choose(
             [s.decision for _, _, s in seen if s.decision is not None],
-            self._under_way(),
+            self._under_way(at),
             self._at_once,
+            self._in_action,
         )
         for decision, reason in waiting:
             entries, news = wanted[id(decision)].hold(decision, reason)
@@ -400,15 +413,14 @@ class Listener:
     def _at_once(self) -> int:
         return self.config.options("", "").max_programs_at_once
 
-    def _under_way(self) -> list[str]:
-        """Programs in action. One that is in trouble (it does not start, however often it is tried;
-        an extra worker does not boot) holds up none."""
+    @property
+    def _in_action(self) -> list[str]:
+        return [name for name, watch in self.watches.items() if watch.procedure]
+
+    def _under_way(self, at: float) -> list[str]:
+        """Programs in action; one that may take long, or for ever, holds up none."""
         open = (watch.procedure for watch in self.watches.values() if watch.procedure)
-        return [
-            procedure.namespec
-            for procedure in open
-            if procedure.attempts < 2 and not (procedure.trouble and procedure.action == "recycle")
-        ]
+        return [procedure.namespec for procedure in open if not procedures.drags(procedure, at)]
 
     def _write_down(
         self, seen: list[tuple[Watch, Snapshot, Seen]], begun: list[Watch], at: float
@@ -531,6 +543,7 @@ class Listener:
                 del self.watches[name]
                 self.sampler.forget(name)
                 self.preflights.forget(name)
+                self._logged.pop(name, None)
                 self.log.info(f"{name}: no longer a program of Supervisor's")
         seen = [row[0] for row in self.journal.rows("SELECT namespec FROM latest")]
         gone = [name for name in seen if name not in infos]
@@ -669,7 +682,14 @@ class Listener:
         self, watch: Watch, worker: WorkerId | None, message: messages.Message, at: float
     ) -> tuple[str, str]:
         snapshot = self._snapshot(watch, at)
-        seen = watch.look(snapshot, state_known=self.state_known, durable=self.journal.durable)
+        seen = watch.look(
+            snapshot,
+            state_known=self.state_known,
+            durable=self.journal.durable,
+            quiet=self._quiet(watch, at),
+            log=self._gunicorn_log(watch, snapshot),
+            peaks=self.sampler.peaks(watch.namespec),
+        )
         self._record(seen.entries, seen.news)
         self._write_down([(watch, snapshot, seen)], [], at)
         self._carry_out(watch, seen.commands)
@@ -689,7 +709,9 @@ class Listener:
         )
         held = watch.objections(decision, snapshot, self.state_known, self.journal.durable)
         if not held:
-            _, waiting = policy.choose([decision], self._under_way(), self._at_once)
+            _, waiting = policy.choose(
+                [decision], self._under_way(at), self._at_once, self._in_action
+            )
             held = tuple(reason for _, reason in waiting)
         if held:
             return "held", "; ".join(reason.text for reason in held)

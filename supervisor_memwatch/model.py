@@ -101,6 +101,9 @@ class Verdict(NamedTuple):
     act: bool = False  # also material
 
 
+# Reasons of a `Held` that pass by themselves within seconds.
+PENDING = ("preflight_pending", "deploy")
+
 # Where a worker's readiness cannot be seen, it is taken to serve from this age on (seconds).
 UNSEEN_BOOT = 30.0
 

@@ -21,6 +21,7 @@ from .model import (
     LEAK,
     LIMIT,
     MASTER_GROWTH,
+    PENDING,
     RUNNING,
     TOTAL_LIMIT,
     Decision,
@@ -38,12 +39,12 @@ from .options import Options
 ORDER = (LIMIT, TOTAL_LIMIT, LEAK, IMBALANCE, FD_GROWTH, MASTER_GROWTH)
 URGENT = (LIMIT, TOTAL_LIMIT)
 # A proof is asked for anew before each action, and used within so many seconds.
-FRESH = 15.0
+FRESH = 8.0
 # A failure stands for so long before it is asked again whether the code has changed.
 FAILED = 60.0
 # While the code is being changed (a deploy) it is asked again after so long.
 SOON = 3.0
-PENDING = ("preflight_pending", "deploy")
+DEPLOY = 600.0  # and for no longer than that without a word
 # How long a worker may be kept for a quiet moment (seconds): at most, at most where a limit or a
 # person presses, and as a share of the time that is left to the limit.
 PATIENCE = 60.0
@@ -69,6 +70,7 @@ class Situation(NamedTuple):
     actions: tuple[float, ...] = ()  # when actions took place, ours and others'
     ended: float | None = None  # when our last action ended
     ledger: Ledger | None = None  # what our actions have brought so far
+    deploying: float | None = None  # since when the code has been changing
     proof: Proof | None = None  # that a new worker can boot, or cannot
     need: int | None = None  # bytes that one more worker takes
     room: int | None = None  # bytes there are for it
@@ -228,6 +230,8 @@ def _unavailable(decision: Decision, now: Situation) -> Held | None:
     serving = sum(
         serves(worker) and worker.id != decision.target for worker in now.snapshot.workers
     )
+    if any(not serves(w) and w.id != decision.target for w in now.snapshot.workers):
+        return Held("max_unavailable", "another worker has not booted yet")
     needed = now.expected - now.options.max_unavailable
     if serving >= needed:
         return None
@@ -264,7 +268,7 @@ def _alone(decision: Decision, now: Situation) -> Held | None:
     """The only worker, and no room for another beside it: its boot would be an outage."""
     if decision.action != "recycle" or decision.urgent or decision.forced:
         return None
-    if now.options.surge == "off" or _others(decision, now) or _fits(now):
+    if now.options.surge == "off" or _others(decision, now) or (now.durable and _fits(now)):
         return None
     return Held(
         "no_room", f"it is the only worker, and there is no room to replace it first: {_space(now)}"
@@ -332,12 +336,22 @@ def proven(decision: Decision, situation: Situation) -> Held | None:
     proof, at = situation.proof, situation.snapshot.at
     if situation.options.preflight == "off":
         return None
-    changing = proof is not None and not proof.ok and proof.how == preflight.DEPLOY
-    lasts = SOON if changing else FRESH
-    if proof is None or at - proof.at > (lasts if changing or proof.ok else FAILED):
-        return Held("preflight_pending", "whether a new worker can boot is being found out")
+    pending = Held("preflight_pending", "whether a new worker can boot is being found out")
+    if proof is None:
+        return pending
+    changing = proof.how == preflight.DEPLOY and not proof.ok
+    endless = changing and at - (situation.deploying or at) > DEPLOY
+    lasts = FRESH if proof.ok else SOON if changing and not endless else FAILED
+    if at - proof.at > lasts:
+        return pending
     if proof.ok:
-        return None
+        # A restart loads the code anew, where a preloading master's new worker does not.
+        return pending if decision.action == "restart" and proof.how == preflight.PRELOAD else None
+    if endless:
+        text = (
+            "such files have changed for more than 10m: if the program writes them, set preflight"
+        )
+        return Held("preflight", f"{proof.text} {text}")
     if changing:
         return Held("deploy", proof.text)
     return Held("preflight", f"a new worker would not boot ({proof.how}): {proof.text}")
@@ -368,19 +382,22 @@ def decide(
 
 
 def choose(
-    decisions: Iterable[Decision], under_way: Collection[str], at_once: int
+    decisions: Iterable[Decision],
+    under_way: Collection[str],
+    at_once: int,
+    also_open: Collection[str] = (),
 ) -> tuple[list[Decision], list[tuple[Decision, Held]]]:
     """Which programs may begin now, most urgent first, and which wait for the others.
 
-    `under_way`: the namespecs of those in action. The members of a group go one after the other
-    however many programs may be in action at once.
+    `under_way`: the namespecs of those in action; `also_open`: and of those whose action drags on.
+    The members of a group go one after the other, however many programs may be in action at once.
     """
     busy = list(under_way)
     begin: list[Decision] = []
     wait: list[tuple[Decision, Held]] = []
     for decision in sorted(decisions, key=_priority):
         group = decision.namespec.partition(":")[0]
-        siblings = [name for name in busy if name.partition(":")[0] == group]
+        siblings = [name for name in (*busy, *also_open) if name.partition(":")[0] == group]
         if len(busy) >= at_once:
             text = f"{at_once} program at a time is in action on this host"
         elif siblings and ":" in decision.namespec:

@@ -114,7 +114,8 @@ class Plan(NamedTuple):
     trial: Trial | None
     reason: str = ""  # why there is none
     broken: str = ""  # why a new worker cannot boot, known without any trial
-    preload: bool = False
+    preload: bool = False  # a new worker loads no code
+    shares: bool = False  # nor did those there are: their master did
 
 
 class Ended(NamedTuple):
@@ -148,22 +149,30 @@ def settled(options: Options, snapshot: Snapshot, at: float) -> Proof | None:
 # -- what to try
 
 
-def plan(options: Options, snapshot: Snapshot, command: Mapping[str, object], facts: Facts) -> Plan:
-    """What to try for a program, and which code counts. `command`: Supervisor's configuration."""
+def plan(
+    options: Options,
+    snapshot: Snapshot,
+    command: Mapping[str, object],
+    facts: Facts,
+    anew: bool = False,
+) -> Plan:
+    """What to try for a program, and which code counts. `command`: Supervisor's configuration;
+    `anew`: a new master is to boot, which loads all code, preloading or not."""
     argv = split(str(command.get("command", "")))
     environ = environment(snapshot.namespec, command, facts)
     entry = gunicorn_word(argv)
     flags = _flags(argv, entry, environ)
-    preload = options.preflight == "auto" and _preloads([*argv, *flags])
+    shares = options.preflight == "auto" and _preloads([*argv, *flags])
+    preload = shares and not anew
     cwd = start_directory(flags, facts)
-    user = facts.master if preload else facts.worker
+    user = facts.master if shares else facts.worker
     scan = _scan(snapshot, argv, entry, flags, environ, cwd or facts.start, facts)
     if preload:
         scan = scan._replace(roots=(), packages=False)
     if cwd is None:
         gone = (facts.cwd or "").removesuffix(_DELETED)
         text = f"its working directory {gone} has been deleted: reload or restart it yourself"
-        return Plan(scan, None, "", text, preload)
+        return Plan(scan, None, "", text, preload, shares)
 
     _add_gunicorns_own(environ, flags, cwd)
     reason = ""
@@ -171,7 +180,7 @@ def plan(options: Options, snapshot: Snapshot, command: Mapping[str, object], fa
         reason = _not_gunicorn(argv, entry)
     reason = reason or _unknown_environment(facts) or _another_user(user, facts.us)
     if reason:
-        return Plan(scan, None, reason, "", preload)
+        return Plan(scan, None, reason, "", preload, shares)
     assert user is not None
     words, how = _words(options, argv, entry)
     trial = Trial(
@@ -184,7 +193,7 @@ def plan(options: Options, snapshot: Snapshot, command: Mapping[str, object], fa
         how=how,
         guest=facts.master is not None and facts.master.uid != user.uid,
     )
-    return Plan(scan, trial, "", "", preload)
+    return Plan(scan, trial, "", "", preload, shares)
 
 
 def split(command: str) -> list[str]:
@@ -488,6 +497,12 @@ def _as_the_master_read_it(snapshot: Snapshot, scanned: Scanned) -> bool:
         return True
     gone = [file for file in scanned.absent if _name(file) != _USUAL_CONFIG]
     return not scanned.why and not gone and _older(scanned.newest, master, snapshot, scanned)
+
+
+def of_the_master(snapshot: Snapshot) -> Snapshot:
+    """Whose birth is evidence where workers are forked from what a master had loaded before."""
+    master = snapshot.master
+    return snapshot._replace(workers=(master._replace(ready=True),) if master else ())
 
 
 def evidence(

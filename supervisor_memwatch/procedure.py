@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from . import units
-from .model import RUNNING, Command, Outcome, Snapshot, WorkerId, serves
+from .model import RUNNING, Command, Held, Outcome, Snapshot, WorkerId, serves
 from .quiet import Quiet
 
 # How long a replacement may take from the old worker's end until it serves. Longer than any
@@ -26,6 +26,17 @@ STEADY = 20.0
 UNMEASURED = 30.0
 # A rung that gives back less than this share of what was held is no remedy.
 USELESS = 0.1
+
+
+# The steps of each action, in their order.
+STEPS = {
+    "recycle": (
+        *("planned", "adding", "quiet", "leaving", "killed", "replacing", "removing"),
+        *("settling", "evening"),
+    ),
+    "reload": ("planned", "reloading", "settling"),
+    "restart": ("planned", "stopping", "starting", "settling"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,7 @@ class Procedure:
     unsure: int = 0  # a signal of ours (+1 SIGTTIN, -1 SIGTTOU) that may not have had its effect
     seen: tuple[WorkerId, ...] = ()  # the workers of the last look
     since: float | None = None  # since when these, and all of them serving; None: not all do
+    joined: float | None = None  # since when a newcomer serves
     known: tuple[WorkerId, ...] = ()  # those that were there before somebody else acted
     oom_kills: int | None = None  # the kernel's counter when it began
     heard: Quiet | None = None  # how busy the target was at the last look for a quiet moment
@@ -86,6 +98,7 @@ class Terms(NamedTuple):
     kill: bool = False  # whether SIGKILL may follow
     size: int | None = None  # of what came instead, by the measure of before; None: not known yet
     quiet: Quiet | None = None  # how busy the target is at this very moment
+    hindered: Held | None = None  # what forbids to ask the target to leave now
 
 
 def to(procedure: Procedure, name: str, at: float) -> Procedure:
@@ -165,6 +178,8 @@ def from_json(data: dict[str, object]) -> Procedure:
         fields[name] = tuple(_id(pair) for pair in ids)
     heard = fields.get("heard")
     fields["heard"] = None if heard is None else Quiet(*heard)  # type: ignore[misc]
+    if fields.get("step") not in STEPS.get(str(fields.get("action")), ()):
+        raise ValueError(f"{fields.get('action')!r} has no step {fields.get('step')!r}")
     return Procedure(**fields)  # type: ignore[arg-type]
 
 

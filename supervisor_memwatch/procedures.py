@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from . import recycling, restarting
 from .model import ALREADY_STARTED, BAD_NAME, NOT_RUNNING, Command, Decision, Outcome, Snapshot
-from .procedure import Procedure, Step, Terms, from_json, summary, to, to_json
+from .procedure import BOOT, Procedure, Step, Terms, from_json, summary, to, to_json
 from .recycling import newcomer
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Terms",
     "begin",
     "carried_out",
+    "drags",
     "failed",
     "first_commands",
     "from_json",
@@ -32,6 +33,7 @@ __all__ = [
     "step",
     "summary",
     "to_json",
+    "untouched",
 ]
 
 STEPS: dict[str, Callable[[Procedure, Snapshot, Terms], Step]] = {
@@ -90,6 +92,21 @@ def step(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
 def carried_out(procedure: Procedure) -> Procedure:
     """The command of this step was carried out: a listener that resumes it need not doubt that."""
     return replace(procedure, sent=True)
+
+
+def untouched(procedure: Procedure) -> bool:
+    """Whether nothing has been done yet: then there is nothing to go on with either."""
+    planned = procedure.step == "planned" and procedure.patience > 0 and procedure.way == "plain"
+    waits = procedure.step == "quiet" and not procedure.extra
+    return procedure.action == "recycle" and (planned or waits)
+
+
+def drags(procedure: Procedure, at: float) -> bool:
+    """Whether it may take long or for ever: it does not start, however often it is tried; an extra
+    worker does not boot; a worker is busy with a long request."""
+    if procedure.action == "restart":
+        return procedure.attempts >= 2
+    return bool(procedure.trouble) or at - procedure.stepped > BOOT
 
 
 def resume(procedure: Procedure, at: float) -> Procedure:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import units
-from .model import Command, Outcome, Snapshot, WorkerId, oldest
+from .model import PENDING, Command, Outcome, Snapshot, WorkerId, oldest
 from .procedure import (
     BOOT,
     SETTLE,
@@ -76,6 +76,8 @@ def failed(procedure: Procedure, command: Command, text: str) -> Step:
         ends = procedure.ends or "failed"
         return Step(replace(procedure, step="evening", ends=ends, trouble=text))
     if command.signal in ("TERM", "KILL") and procedure.extra:
+        if not text.endswith("gone") and command.signal == "TERM":  # not permitted: undo
+            return Step(_to_evening(procedure, procedure.stepped, "failed", text))
         return Step(replace(procedure, trouble=text))  # it has left by itself: look again
     return Step(procedure, (), Outcome("failed", text))
 
@@ -94,6 +96,10 @@ def _adding(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     at, number = snapshot.at, len(procedure.before)
     stood = _standing(procedure, at)
     newcomers = [id for id in serving(snapshot) if id not in procedure.before]
+    if not newcomers:
+        procedure = replace(procedure, joined=None)
+    elif procedure.joined is None:
+        procedure = replace(procedure, joined=at)
     added = procedure.sent or len(snapshot.workers) > number
     if (
         added
@@ -103,7 +109,8 @@ def _adding(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
         text = "the kernel's OOM killer struck while an extra worker started"
         procedure = replace(_to_evening(procedure, at, "failed", text), extra=0, unsure=-1)
         return _signal(procedure, "evening", at, procedure.master, "TTOU")
-    if newcomers and len(serving(snapshot)) > number and stood >= SETTLE:
+    settled = procedure.joined is not None and at - procedure.joined >= SETTLE
+    if settled and len(serving(snapshot)) > number:
         procedure = replace(to(procedure, "quiet", at), trouble="")
         # How quiet it is will be seen at the next looks.
         return Step(procedure) if procedure.patience > 0 else _quiet(procedure, snapshot, terms)
@@ -134,6 +141,13 @@ def _quiet(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
         return Step(_listened(procedure, terms.quiet))
     if procedure.extra and len(serving(snapshot)) <= len(procedure.before):
         return Step(to(procedure, "adding", at))  # one has left meanwhile: its successor first
+    if terms.hindered is not None:
+        if terms.hindered.code in PENDING:
+            return Step(_listened(procedure, terms.quiet))
+        text = f"worker {target.pid} was not asked to leave: {terms.hindered.text}"
+        if procedure.extra:
+            return Step(_to_evening(procedure, at, "overtaken", text))
+        return Step(procedure, (), Outcome("overtaken", text))
     if procedure.extra and target == oldest(snapshot):
         procedure = replace(procedure, extra=0)
         return _signal(procedure, "leaving", at, procedure.master, "TTOU")
@@ -221,7 +235,10 @@ def _evening(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     A signal whose effect was seen is taken back for sure, unless a reload has done that. One
     whose effect was not seen (`unsure`) is judged by the number of workers there are now.
     """
-    if _standing(procedure, snapshot.at) < STEADY:
+    late = snapshot.at - procedure.stepped >= BOOT + STEADY  # they come and go all the time
+    taken = procedure.unsure < 0 and procedure.sent
+    enough = late and (taken or len(serving(snapshot)) > len(procedure.before))
+    if _standing(procedure, snapshot.at) < STEADY and not enough:
         return Step(procedure)
     excess = len(snapshot.workers) - len(procedure.before)
     reloaded = not any(_is_there(id, snapshot) for id in procedure.known)
@@ -230,7 +247,7 @@ def _evening(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     elif procedure.unsure < 0:  # SIGTTOU
         too_many, too_few = excess > 0 and not procedure.sent, excess < 0 and reloaded
     else:
-        too_many, too_few = procedure.extra > 0 and not reloaded, False
+        too_many, too_few = procedure.extra > 0 and (excess > 0 or not reloaded), False
     if too_many or too_few:
         signal = "TTOU" if too_many else "TTIN"
         known = tuple(worker.id for worker in snapshot.workers)

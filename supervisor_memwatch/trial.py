@@ -43,6 +43,7 @@ class Question(NamedTuple):
     snapshot: Snapshot
     command: Mapping[str, Any]  # Supervisor's configuration of it, possibly empty
     room: int | None  # bytes a trial may use; None: not known
+    anew: bool = False  # a new master, not only a worker
 
 
 class _Work:
@@ -143,8 +144,14 @@ class Preflights:
 
     def _begin(self, question: Question, at: float) -> None:
         plan = preflight.plan(
-            question.options, question.snapshot, question.command, self._facts(question)
+            question.options,
+            question.snapshot,
+            question.command,
+            self._facts(question),
+            question.anew,
         )
+        if plan.shares:
+            question = question._replace(snapshot=preflight.of_the_master(question.snapshot))
         work = self._work = _Work(question, plan, at)
         try:
             work.child = _Child(_scanner(plan.scan), dict(os.environ), "/")
@@ -330,7 +337,8 @@ def _key(plan: Plan, scanned: Scanned) -> str | None:
     if scanned.number is None or plan.trial is None:
         return None
     trial = plan.trial
-    words = (trial.argv, sorted(trial.environ.items()), trial.cwd, trial.user and trial.user.ids)
+    user = trial.user and trial.user.ids
+    words = (trial.argv, sorted(trial.environ.items()), trial.cwd, user, plan.preload)
     return f"{scanned.number}/{crc32(repr(words).encode('utf-8', 'surrogateescape')):08x}"
 
 

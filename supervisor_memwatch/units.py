@@ -113,3 +113,10 @@ def printable(text: object, limit: int = 300) -> str:
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut
     )
     return safe + ("..." if len(raw) > limit else "")
+
+
+def without_numbers(text: str) -> str:
+    """What stays the same of a sentence whose numbers and addresses do not."""
+    import re  # few need it
+
+    return re.sub(r"0x[0-9a-fA-F]+|[0-9]+", "#", text)

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from . import attribution, detectors, policy, procedures, units
+from . import attribution, detectors, policy, preflight, procedures, units
 from .ledger import Ledger, Turn, baseline
 from .model import (
     FD_GROWTH,
+    PENDING,
     RUNNING,
     Command,
     Decision,
@@ -56,7 +57,7 @@ SAID = 3600.0
 # Refusals that pass by themselves or are somebody's will: logged, shown, not sent as news.
 QUIET = frozenset(
     {"observe", "in_action", "cooldown", "window", "paused", "max_programs_at_once", "leaving"}
-    | set(policy.PENDING)
+    | set(PENDING)
 )
 # Refusals that pass within seconds: shown, not even logged.
 PASSING = frozenset({"in_action", "preflight_pending"})
@@ -82,6 +83,7 @@ class Seen(NamedTuple):
     decision: Decision | None = None
     changed: bool = False  # the procedure moved: write it down
     prove: bool = False  # find out whether a new worker can boot
+    anew: bool = False  # and that of a new master, which loads all code itself
 
 
 class Watch:
@@ -116,6 +118,8 @@ class Watch:
         self.proof: Proof | None = None  # that a new worker can boot, or cannot
         self.asked: tuple[Decision, float] | None = None  # by a person, and when
         self.proving = False  # an action waits for its proof
+        self._anew = False  # and it is a restart
+        self._deploying: float | None = None  # since when the code has been changing
         # Whom the action under way is about, for its news; a listener that resumes it has none.
         self._subject: tuple[Worker | None, tuple[Verdict, ...]] = (None, ())
 
@@ -151,7 +155,8 @@ class Watch:
         if before is not None:
             grace = self.options.grace if self.options.grace is not None else ASSUMED_GRACE
             size = self._size_now(before, snapshot)
-            terms = procedures.Terms(grace, self._may_kill(snapshot.at), size, quiet)
+            hindered = self._hindered(before, snapshot, state_known)
+            terms = procedures.Terms(grace, self._may_kill(snapshot.at), size, quiet, hindered)
             step = procedures.step(before, snapshot, terms)
             commands = step.commands
             self._note_asked(commands, snapshot)
@@ -163,6 +168,8 @@ class Watch:
         self.proving = False
         if self.procedure is not None:
             self.held = ()
+            waits = self.procedure.step == "quiet" and before is not None
+            self.proving = waits and hindered is not None and hindered.code in PENDING
         else:
             decision, held, news_of_held = self._decide(verdicts, snapshot, state_known, durable)
             entries += held
@@ -177,6 +184,7 @@ class Watch:
             decision,
             changed=_moved_on(before, self.procedure),
             prove=self.proving or ahead,
+            anew=self._anew,
         )
 
     def _decide(
@@ -195,17 +203,20 @@ class Watch:
                 if left is not None:
                     hours[worker.id] = left
         asked, self.asked = self.asked, None
-        if asked is not None and snapshot.at - asked[1] > ASKED:
-            asked = None
         request = asked[0] if asked else None
+        if asked is not None and snapshot.at - asked[1] > ASKED:
+            text = f"{asked[0].action} asked for by {asked[0].by}: given up, it could not begin"
+            return None, [self._entry(snapshot.at, "held", text, level="WARN")], []
         situation = self._situation(snapshot, state_known, durable)
         if request or any(verdict.act for found in verdicts.values() for verdict in found):
             situation = self._with_space(situation)
         decision, refused = policy.decide(verdicts, situation, hours, request)
         self.held = tuple(dict.fromkeys(reason for _, reason in refused))
-        self.proving = any(reason.code in policy.PENDING for reason in self.held)
-        if request is not None and decision is None and self.proving:
-            self.asked = asked
+        pending = [wanted for wanted, reason in refused if reason.code in PENDING]
+        self.proving = bool(pending)
+        self._anew = any(wanted.action == "restart" for wanted in pending)
+        if request is not None and (self.proving if decision is None else not decision.verdict):
+            self.asked = asked  # until it begins
         entries: list[Entry] = []
         news: list[News] = []
         for wanted, reason in refused:
@@ -214,6 +225,22 @@ class Watch:
             entries += said
             news += sent
         return decision, entries, news
+
+    def _hindered(
+        self, procedure: procedures.Procedure, snapshot: Snapshot, state_known: bool
+    ) -> Held | None:
+        """What has come up against asking the worker to leave, while a quiet moment was awaited."""
+        if procedure.action != "recycle" or procedure.step not in ("adding", "quiet"):
+            return None
+        decision = Decision("recycle", self.namespec, procedure.target, None, forced=True)
+        now = self._situation(snapshot, state_known, True)._replace(in_action=None, leaving=())
+        now = now._replace(expected=max(self.expected, len(procedure.before)))
+        reasons = policy.objections(decision, now)
+        if reasons:
+            return reasons[0]
+        if procedure.extra and procedure.target == oldest(snapshot):
+            return None  # SIGTTOU: nobody is forked for it
+        return policy.proven(decision, now)
 
     def _may_kill(self, at: float) -> bool:
         """SIGKILL is configured, may be sent now, and the grace it waits for is no guess."""
@@ -243,7 +270,7 @@ class Watch:
     @property
     def busy(self) -> bool:
         """Whether the next look should not wait for the next TICK."""
-        return self.procedure is not None or self.proving
+        return self.procedure is not None or self.proving or self.asked is not None
 
     @property
     def seeks_quiet(self) -> WorkerId | None:
@@ -274,6 +301,12 @@ class Watch:
         self.asked = (decision, at)
         self.proof = None
 
+    def take(self, proof: Proof) -> None:
+        """What was found out about its code."""
+        changing = not proof.ok and proof.how == preflight.DEPLOY
+        self._deploying = (self._deploying or proof.at) if changing else None
+        self.proof = proof
+
     def room(self, snapshot: Snapshot) -> int | None:
         """Bytes there are for one more worker, or for a trial."""
         ceiling = self.options.total_limit
@@ -288,6 +321,7 @@ class Watch:
         procedure = procedures.begin(decision, snapshot, size, measure)
         self.procedure = replace(procedure, **self._prospects(decision, snapshot, size, measure))
         self.actions.append(snapshot.at)
+        self.asked = None
         told = (decision.verdict,) if decision.verdict else ()
         self._subject = (_worker(snapshot, decision.target), told)
         who = self._who(decision.target, snapshot) if decision.action == "recycle" else "program"
@@ -374,6 +408,8 @@ class Watch:
         self.ended = at
         if not procedure.sent and procedure.target is not None:
             self.leaving.pop(procedure.target, None)  # perhaps it was never asked
+        if procedure.step not in ("leaving", "killed"):  # SIGTTOU may have taken nobody
+            self.leaving.clear()
         name, rungs = policy.ladder(procedure.kind, snapshot.kind, self.options)
         rung = self.rungs.get(name, 0)
         if outcome.result == "ineffective" and procedure.action == rungs[min(rung, len(rungs) - 1)]:
@@ -604,7 +640,7 @@ class Watch:
         if reason.code == "storm":  # of the program, whoever is its next victim
             key = reason.code
         elif reason.code == "preflight":  # so too, and another error is another story
-            key = reason.text
+            key = units.without_numbers(reason.text)
         at = snapshot.at
         self._said = {k: said for k, said in self._said.items() if at - said < SAID}
         if reason.code in PASSING or (key in self._said and not always):
@@ -642,6 +678,7 @@ class Watch:
             actions=tuple(self.actions),
             ended=self.ended,
             proof=self.proof,
+            deploying=self._deploying,
             ledger=self.ledger,
         )
 
@@ -795,9 +832,10 @@ class Watch:
         self.rungs = dict(data["rungs"])
         self.last_action = data["last_action"]
         self.expected = data["expected"]
-        self.needs = Needs.load(data["needs"])
-        self.ledger.load(data["ledger"], back)
-        self.witness.load(data["witness"], back)
+        if "needs" in data:  # as of the first version that has them
+            self.needs = Needs.load(data["needs"])
+            self.ledger.load(data["ledger"], back)
+            self.witness.load(data["witness"], back)
 
     def resume(self, procedure: procedures.Procedure, at: float) -> None:
         """Go on with a procedure that another listener began."""
