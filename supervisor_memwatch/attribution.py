@@ -33,6 +33,8 @@ UNEXPLAINED = "unknown"
 
 # What somebody did to several workers within so long is one action.
 ONE_ACTION = 60.0
+# gunicorn's own exit codes of a worker that could not boot, or could not load its application.
+NO_BOOT_CODES = (3, 4)
 # So many seconds unchanged, and a number of workers is the program's.
 STEADY = 60.0
 # So long gunicorn's words may take through its pipe and a busy supervisord.
@@ -82,6 +84,7 @@ class Change(NamedTuple):
     ends: tuple[End, ...] = ()
     counts: tuple[Count, ...] = ()
     actions: int = 0  # of others, not counted before: what these are worth in a budget
+    halt: str = ""  # why the master has ended itself, if it has
 
     @property
     def reloaded(self) -> bool:
@@ -105,6 +108,7 @@ class Witness:
         self._sent: list[tuple[str, float]] = []  # signals of ours, not yet seen in the log
         self._informed = False  # the log has shown to be gunicorn's, at level info
         self._stopping = ""  # why the master is, in words
+        self._unbooted = 0.0  # when a worker was heard of that could not boot
         self._unheard: list[tuple[Worker, float]] = []  # gone since then, not explained yet
         self._moved: float | None = None  # when workers came or went, for LATE
         self._unclaimed = 0  # of the OOM kills that the last look counted
@@ -143,16 +147,20 @@ class Witness:
         if _moved(last, now):
             self._moved = now.at
         kills = self._oom_kills(last, now)
-        lines = self._about_them(errorlog.read(log or ""), last, now)
+        lines = errorlog.read(log or "")
+        self._hear_of_boots(lines, now.at)
+        lines = self._about_them(lines, last, now)
         counts = self._hear(lines, last, now, sent)
         self._informed = self._informed or any(line.what in errorlog.INFORMED for line in lines)
         if not self._informed:
             self._guess_reload(gone, last, now, kills)
         if _master_is_gone(last, now):
+            halt = self._stopping if self._unbooted else ""
             gone = [worker for worker, _ in self._unheard] + gone
             ends = [self._with_the_master(worker, now, asked, kills) for worker in gone]
             self._begin_anew()
-            return Change(tuple(ends), (), int(any(end.cause == MASTER for end in ends)))
+            actions = int(any(end.cause == MASTER for end in ends))
+            return Change(tuple(ends), (), actions, halt)
         gone = self._told_now(gone, asked, log is not None, now.at)
         ends = self._explain(gone, now, asked, kills)
         actions = self._actions(ends, now.at)
@@ -189,6 +197,17 @@ class Witness:
         return told
 
     # -- what is heard
+
+    def _hear_of_boots(self, lines: Iterable[Line], at: float) -> None:
+        """A worker that cannot boot ends with one of two codes, and the master stops for that. It
+        was seldom seen alive, so its pid is no help; what does not happen soon was not meant."""
+        if self._unbooted and not 0 <= at - self._unbooted < UNHEARD:
+            self._unbooted, self._stopping = 0.0, ""
+        for line in lines:
+            coded = line.what == errorlog.EXIT_CODE and line.number in NO_BOOT_CODES
+            if coded or line.what == errorlog.NO_BOOT:
+                self._unbooted = at
+                self._stopping = "it stops, because a new worker could not boot"
 
     def _hear(
         self, lines: Iterable[Line], last: Snapshot, now: Snapshot, sent: Sequence[str]
@@ -534,7 +553,7 @@ def _how_it_obeyed(facts: dict[str, _Fact], oom: int) -> str:
 
 def _with_code(code: int) -> str:
     # gunicorn's own two: it stops altogether when a worker ends with one of them.
-    if code in (3, 4):
+    if code in NO_BOOT_CODES:
         return f"could not boot (exit code {code}): gunicorn stops for that"
     return f"ended itself with exit code {code}"
 

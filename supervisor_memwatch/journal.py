@@ -348,6 +348,11 @@ def fact_row(key: str, value: object) -> Statement:
     return ("INSERT OR REPLACE INTO facts (key, value) VALUES (?, ?)", (key, json.dumps(value)))
 
 
+def answer_update(id: str, answer: str, reason: str) -> Statement:
+    """What has become of a request that was accepted."""
+    return ("UPDATE answers SET answer = ?, reason = ? WHERE id = ?", (answer, reason, id))
+
+
 def answer_row(id: str, at: float, answer: str, reason: str) -> Statement:
     return (
         "INSERT OR IGNORE INTO answers (id, at, answer, reason) VALUES (?, ?, ?, ?)",

@@ -386,7 +386,7 @@ class Listener:
         found = self.preflights.look(at)
         for name, proof in found:
             if name in self.watches:
-                self.watches[name].take(proof)
+                self._record(self.watches[name].take(proof))
         if found:
             self.journal.write([journal.fact_row("preflights", self.preflights.dump())])
 
@@ -439,6 +439,8 @@ class Listener:
             if samples and snapshot.workers:
                 rows.append(_sample_row(snapshot))
         rows.extend(_procedure_row(watch) for watch in begun)
+        for watch, _, _ in seen:
+            rows.extend(journal.answer_update(*answer) for answer in watch.answers())
         rows.append(journal.fact_row("listener", self._facts()))
         if samples:
             self._due["samples"] = at + SAMPLES_EVERY
@@ -621,7 +623,7 @@ class Listener:
             pid = 0 if down else whole(fields.get("pid")) or info.pid
             self.infos[name] = info._replace(state=state, pid=pid)
         if state == "EXITED" and fields.get("expected") == "0":
-            text = "the program ended unexpectedly (crash, SIGKILL or the kernel's OOM killer)"
+            text = "the program ended unexpectedly: its own log may say why"
             self._record(watch.note(at, text, level="WARN"))
         elif state == "FATAL":
             self._record([Entry(at, name, "seen", "Supervisor gave up: FATAL", {}, "ERROR")])
@@ -695,7 +697,8 @@ class Listener:
         self._carry_out(watch, seen.commands)
         if message.command == "recycle" and worker is None:
             if len(snapshot.workers) != 1:
-                return "refused", "name the worker by its pid"
+                pids = ", ".join(str(each.id.pid) for each in snapshot.workers) or "none now"
+                return "refused", f"name the worker by its pid, as target: {pids}"
             worker = snapshot.workers[0].id
         if message.command == "reload":
             worker = snapshot.master.id if snapshot.master else None
@@ -715,7 +718,7 @@ class Listener:
             held = tuple(reason for _, reason in waiting)
         if held:
             return "held", "; ".join(reason.text for reason in held)
-        watch.ask(decision, at)
+        watch.ask(decision, at, message.id)
         self._look([watch], at)
         if watch.proving:
             return "accepted", f"{message.command} begins when the preflight has passed"

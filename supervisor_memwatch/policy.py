@@ -39,7 +39,7 @@ from .options import Options
 ORDER = (LIMIT, TOTAL_LIMIT, LEAK, IMBALANCE, FD_GROWTH, MASTER_GROWTH)
 URGENT = (LIMIT, TOTAL_LIMIT)
 # A proof is asked for anew before each action, and used within so many seconds.
-FRESH = 8.0
+FRESH = 2.0
 # A failure stands for so long before it is asked again whether the code has changed.
 FAILED = 60.0
 # While the code is being changed (a deploy) it is asked again after so long.

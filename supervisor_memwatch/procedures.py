@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from . import recycling, restarting
+from . import recycling, restarting, units
 from .model import ALREADY_STARTED, BAD_NAME, NOT_RUNNING, Command, Decision, Outcome, Snapshot
 from .procedure import BOOT, Procedure, Step, Terms, from_json, summary, to, to_json
 from .recycling import newcomer
@@ -34,6 +34,7 @@ __all__ = [
     "summary",
     "to_json",
     "untouched",
+    "words",
 ]
 
 STEPS: dict[str, Callable[[Procedure, Snapshot, Terms], Step]] = {
@@ -99,6 +100,22 @@ def untouched(procedure: Procedure) -> bool:
     planned = procedure.step == "planned" and procedure.patience > 0 and procedure.way == "plain"
     waits = procedure.step == "quiet" and not procedure.extra
     return procedure.action == "recycle" and (planned or waits)
+
+
+def words(procedure: Procedure) -> str:
+    """Where it stands, as a line of the log."""
+    worker = f"worker {procedure.target.pid}" if procedure.target else "the program"
+    said = {
+        "adding": "one more worker asked for (SIGTTIN)",
+        "quiet": f"up to {units.time(procedure.patience)} for a quiet moment of {worker}",
+        "leaving": f"{worker} asked to leave",
+        "killed": f"{worker} sent SIGKILL",
+        "replacing": f"{worker} has left, waiting for its replacement",
+        "removing": "the oldest worker asked to leave (SIGTTOU)",
+        "evening": "putting the number of workers right",
+    }.get(procedure.step, "")
+    text = f"{procedure.action}: {procedure.step}{f': {said}' if said else ''}"
+    return f"{text} ({procedure.trouble})" if procedure.trouble else text
 
 
 def drags(procedure: Procedure, at: float) -> bool:

@@ -163,9 +163,9 @@ def _leaving(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     waited, number = at - procedure.stepped, len(procedure.before)
     by_number = procedure.way == "surge" and not procedure.extra  # by SIGTTOU
     if by_number and len(snapshot.workers) <= number and _standing(procedure, at) >= SETTLE:
-        # Another one was taken, or had left just then: from here on as without the surge.
-        procedure = replace(procedure, way="plain")
-        return _signal(procedure, "leaving", at, target, "TERM")
+        # To ask this one as well would be another action, with a preflight of its own.
+        text = f"worker {target.pid} is still there: SIGTTOU took another one, or one had just left"
+        return Step(procedure, (), Outcome("failed", text))
     if waited < terms.grace:
         return Step(procedure)
     if terms.kill and procedure.step == "leaving" and procedure.sent:

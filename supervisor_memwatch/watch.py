@@ -34,6 +34,7 @@ from .model import (
     Worker,
     WorkerId,
     oldest,
+    serves,
 )
 from .needs import Needs, room
 from .options import Options
@@ -109,6 +110,7 @@ class Watch:
         self._said: dict[str, float] = {}
         self._last: Snapshot | None = None
         self._other_at: float | None = None
+        self._halt: tuple[float, str] = (0.0, "")  # when a master ended itself, and why
         self._changed: list[float] = []  # looks at which something came, went or changed
         self._unsaid = 0
         self.needs = Needs()
@@ -116,7 +118,8 @@ class Watch:
         self.witness = attribution.Witness()
         self._sent: list[str] = []  # our signals to the master since the last look
         self.proof: Proof | None = None  # that a new worker can boot, or cannot
-        self.asked: tuple[Decision, float] | None = None  # by a person, and when
+        self.asked: tuple[Decision, float, str] | None = None  # by a person, when, and its id
+        self._answers: list[tuple[str, str, str]] = []  # to what was accepted: id, answer, reason
         self.proving = False  # an action waits for its proof
         self._anew = False  # and it is a restart
         self._deploying: float | None = None  # since when the code has been changing
@@ -141,7 +144,7 @@ class Watch:
         gunicorn has logged since the last look, where `wants_log` asked for it and it can be
         read; `peaks`: the most that fresh workers ever held resident (bytes).
         """
-        entries = self._note_changes(snapshot, log)
+        entries, news_of_changes = self._note_changes(snapshot, log)
         verdicts: dict[WorkerId | None, tuple[Verdict, ...]] = {}
         if snapshot.state == RUNNING:
             detectors.remember(self.options, self.past, snapshot)
@@ -149,6 +152,7 @@ class Watch:
             self.needs.remember(snapshot, peaks or {})
         told_before = self.told_count
         told, news = self._tell(verdicts, snapshot)
+        news = news_of_changes + news
         entries += told
         commands: tuple[Command, ...] = ()
         before = self.procedure
@@ -206,6 +210,7 @@ class Watch:
         request = asked[0] if asked else None
         if asked is not None and snapshot.at - asked[1] > ASKED:
             text = f"{asked[0].action} asked for by {asked[0].by}: given up, it could not begin"
+            self._answers.append((asked[2], "held", text))
             return None, [self._entry(snapshot.at, "held", text, level="WARN")], []
         situation = self._situation(snapshot, state_known, durable)
         if request or any(verdict.act for found in verdicts.values() for verdict in found):
@@ -217,6 +222,9 @@ class Watch:
         self._anew = any(wanted.action == "restart" for wanted in pending)
         if request is not None and (self.proving if decision is None else not decision.verdict):
             self.asked = asked  # until it begins
+        if asked is not None and self.asked is None and decision is None:
+            reasons = (reason.text for wanted, reason in refused if wanted is request)
+            self._answers.append((asked[2], "held", "; ".join(reasons)))
         entries: list[Entry] = []
         news: list[News] = []
         for wanted, reason in refused:
@@ -296,16 +304,25 @@ class Watch:
         situation = self._with_space(self._situation(snapshot, state_known, durable))
         return policy.objections(decision, situation)
 
-    def ask(self, decision: Decision, at: float) -> None:
+    def ask(self, decision: Decision, at: float, id: str = "") -> None:
         """Somebody asked for this, and nothing objects: begin as soon as a worker can boot."""
-        self.asked = (decision, at)
+        self.asked = (decision, at, id)
         self.proof = None
 
-    def take(self, proof: Proof) -> None:
+    def answers(self) -> list[tuple[str, str, str]]:
+        """What has become of requests since the last call: id, answer, reason."""
+        answers, self._answers = self._answers, []
+        return answers
+
+    def take(self, proof: Proof) -> list[Entry]:
         """What was found out about its code."""
         changing = not proof.ok and proof.how == preflight.DEPLOY
         self._deploying = (self._deploying or proof.at) if changing else None
-        self.proof = proof
+        before, self.proof = self.proof, proof
+        if before is None or before.ok or before.how == preflight.DEPLOY or not proof.ok:
+            return []
+        text = f"a new worker boots again ({proof.how}: {proof.text})"
+        return [self._entry(proof.at, "seen", text)]
 
     def room(self, snapshot: Snapshot) -> int | None:
         """Bytes there are for one more worker, or for a trial."""
@@ -321,7 +338,9 @@ class Watch:
         procedure = procedures.begin(decision, snapshot, size, measure)
         self.procedure = replace(procedure, **self._prospects(decision, snapshot, size, measure))
         self.actions.append(snapshot.at)
-        self.asked = None
+        if self.asked is not None:
+            self._answers.append((self.asked[2], "accepted", f"{decision.action} has begun"))
+            self.asked = None
         told = (decision.verdict,) if decision.verdict else ()
         self._subject = (_worker(snapshot, decision.target), told)
         who = self._who(decision.target, snapshot) if decision.action == "recycle" else "program"
@@ -383,9 +402,7 @@ class Watch:
             same_trouble = after.trouble == before.trouble or not after.trouble
             if (after.step, after.attempts) == (before.step, before.attempts) and same_trouble:
                 return [], []
-            text = f"{after.action}: {after.step}" + (
-                f" ({after.trouble})" if after.trouble else ""
-            )
+            text = procedures.words(after)
             entries = [self._entry(at, "step", text, {"procedure": after.id, "step": after.step})]
             if after.attempts > 1:
                 entries[0] = entries[0]._replace(level="WARN")
@@ -404,6 +421,7 @@ class Watch:
     ) -> tuple[list[Entry], list[News]]:
         at = snapshot.at
         outcome = self._settle_up(procedure, outcome, snapshot)
+        outcome = self._own_fault(procedure, outcome, snapshot)
         self.procedure = None
         self.ended = at
         if not procedure.sent and procedure.target is not None:
@@ -469,6 +487,17 @@ class Watch:
         rate = trend.bytes_per_hour / 3600 if trend is not None and measure != FILES else None
         return {"age": worker.age, "rate": rate, "expected": hoped}
 
+    def _own_fault(
+        self, procedure: procedures.Procedure, outcome: Outcome, snapshot: Snapshot
+    ) -> Outcome:
+        """An action in whose middle the program goes down by itself was not overtaken by others."""
+        at, halt = self._halt
+        halted = halt and 0 <= snapshot.at - at <= ONE_ACTION
+        down = halted or snapshot.state in ("EXITED", "BACKOFF", "FATAL")
+        if outcome.result != "overtaken" or procedure.step in ("planned", "quiet") or not down:
+            return outcome
+        return Outcome("failed", f"{outcome.text}; {halt}" if halted else outcome.text)
+
     def _settle_up(
         self, procedure: procedures.Procedure, outcome: Outcome, snapshot: Snapshot
     ) -> Outcome:
@@ -498,18 +527,27 @@ class Watch:
 
     # -- what others did ---------------------------------------------------------------
 
-    def _note_changes(self, snapshot: Snapshot, log: str | None) -> list[Entry]:
+    def _note_changes(self, snapshot: Snapshot, log: str | None) -> tuple[list[Entry], list[News]]:
         """Compare with the look before: who came, who went, and whose doing that was."""
         entries: list[Entry] = []
+        news: list[News] = []
         last, at = self._last, snapshot.at
         here = {worker.id for worker in snapshot.workers}
         asked_to_leave = set(self.leaving)
         self.leaving = {id: asked for id, asked in self.leaving.items() if id in here}
         self._note_count(snapshot)
         if last is None:
-            return entries
+            return entries, news
         change = self.witness.look(last, snapshot, asked_to_leave, log, self._sent)
         self._sent = []
+        if change.halt:
+            error = preflight.error_line(log or "")
+            text = f"gunicorn's master has ended: {change.halt}{f': {error}' if error else ''}"
+            self._halt = (at, text)
+            entries.append(self._entry(at, "seen", text, {"cause": attribution.MASTER}, "ERROR"))
+            if f"halt {error}" not in self._said:
+                self._said[f"halt {error}"] = at
+                news.append(self._news("failed", at, f"{self.namespec}: {text}"))
         restarted = snapshot.pid != last.pid and snapshot.pid != 0 and last.pid != 0
         ours = self.procedure is not None and self.procedure.action == "restart"
         if restarted and not ours:
@@ -519,7 +557,7 @@ class Watch:
         elif snapshot.state != last.state and not ours:
             entries += self.note(at, f"Supervisor: {last.state} -> {snapshot.state}")
         if snapshot.pid != last.pid or ours or snapshot.state != RUNNING:
-            return entries  # its workers end with it
+            return entries, news  # its workers end with it
         if change.reloaded:
             self._another_program()
         for end in change.ends:
@@ -528,7 +566,7 @@ class Watch:
         for count in change.counts:
             entries += self.note(at, count.text, {"cause": count.cause, "by": count.by})
         self.actions += [at] * change.actions
-        return entries
+        return entries, news
 
     def _note_end(self, end: attribution.End, at: float) -> list[Entry]:
         """A worker that ended by somebody else's doing. The kernel's victims are always named."""
@@ -613,7 +651,7 @@ class Watch:
                 )
             )
         over = [key for key in self._told if key not in now]
-        if over and not now and self.procedure is None and snapshot.state == RUNNING:
+        if over and not now and self.procedure is None and self._is_judged(snapshot):
             self._told.clear()
             held = units.size(detectors.total(snapshot))
             summary = f"{self.namespec}: nothing stands out any more; the program holds {held}"
@@ -623,6 +661,16 @@ class Watch:
             for key in over:
                 del self._told[key]
         return entries, news
+
+    def _is_judged(self, snapshot: Snapshot) -> bool:
+        """Whether that nothing is told means that nothing is wrong: it runs, and all of its
+        workers serve and are past their warm-up."""
+        if snapshot.state != RUNNING or not snapshot.workers:
+            return False
+        return all(
+            serves(worker) and (worker.age is None or worker.age >= self.options.warmup)
+            for worker in snapshot.workers
+        )
 
     def hold(
         self, decision: Decision, reason: Held, always: bool = False

@@ -118,7 +118,7 @@ def test_nothing_is_begun_until_a_worker_is_proven_to_boot() -> None:
     assert [reason.code for reason in host.watch.held] == ["preflight_pending"]
     assert not [entry for entry in host.entries if entry.kind == "held"]
     host.watch.proof = OK._replace(at=host.world.now)
-    host.run(5)
+    host.run(1, 1.0)
     assert host.watch.procedure is not None
 
 
@@ -135,13 +135,13 @@ def test_code_that_does_not_boot_is_held_and_said_once() -> None:
     host = over_the_limit()
     for _ in range(60):
         host.watch.proof = BAD._replace(at=host.world.now)
-        host.run(5)
+        host.run(1, 1.0)
     assert host.commands == []
     (entry,) = [entry for entry in host.entries if entry.kind == "held"]
     assert "ImportError: no module named x" in entry.text
     assert [news.what for news in host.news].count("held") == 1
     host.watch.proof = OK._replace(at=host.world.now)
-    assert host.run(5).watch.procedure is not None
+    assert host.run(1, 1.0).watch.procedure is not None
 
 
 def test_a_deploy_is_waited_for_without_a_word() -> None:
@@ -162,15 +162,15 @@ def test_what_a_person_asked_for_waits_for_its_proof_and_is_answered() -> None:
     target = world.procs[1].id
     for _ in range(2):
         host.watch.ask(Decision("recycle", "web", target, None, by="me"), world.now)
-        host.run(5)
+        host.run(1, 1.0)
         assert host.watch.proving and host.watch.asked is not None
         host.watch.proof = BAD._replace(at=world.now)
-        host.run(5)
+        host.run(1, 1.0)
         assert host.watch.asked is None and not host.watch.proving
     assert len([entry for entry in host.entries if entry.kind == "held"]) == 2
     host.watch.ask(Decision("recycle", "web", target, None, by="me"), world.now)
     host.watch.proof = OK._replace(at=world.now)
-    host.run(5)
+    host.run(1, 1.0)
     assert host.watch.procedure is not None and host.watch.procedure.by == "me"
 
 
@@ -244,3 +244,56 @@ def test_the_most_urgent_program_goes_first() -> None:
     )
     begin, _ = policy.choose([soon, late], [], 1)
     assert [decision.namespec for decision in begin] == ["b"]
+
+
+def test_the_answer_to_a_request_says_what_has_become_of_it() -> None:
+    """Held, with the application's error; or begun."""
+    world = World(count=3)
+    host = Host(world, PROVEN).run(70)
+    decision = Decision("recycle", "web", world.procs[1].id, None, by="me")
+    for proof, answer, words in ((BAD, "held", "ImportError"), (OK, "accepted", "has begun")):
+        host.watch.ask(decision, world.now, "id-1")
+        host.run(1, 1.0)
+        assert host.watch.answers() == []
+        host.watch.take(proof._replace(at=world.now))
+        host.run(1, 1.0)
+        ((id, given, reason),) = host.watch.answers()
+        assert (id, given) == ("id-1", answer) and words in reason
+
+
+def test_code_that_boots_again_is_said() -> None:
+    """Once, after a failure."""
+    host = Host(World(count=3), PROVEN)
+    assert host.watch.take(OK) == []
+    assert host.watch.take(BAD) == []
+    (entry,) = host.watch.take(OK)
+    assert "boots again" in entry.text
+
+
+def test_nothing_is_over_before_the_fresh_workers_are_judged() -> None:
+    """`recovered` waits for their warm-up, and for all of them to serve."""
+    world = World(count=2)
+    world.procs[1].base = 300.0
+    host = Host(world, replace(ACT, warmup=100.0)).run(60)
+    (outcome,) = [entry for entry in host.entries if entry.kind == "outcome"]
+    host.run(300)
+    (over,) = [entry for entry in host.entries if entry.kind == "recovered"]
+    assert over.at - outcome.at > 80
+
+
+def test_an_action_that_brings_the_master_down_has_failed() -> None:
+    """Not `overtaken`: with gunicorn's own reason, as an error and as news."""
+    world = World(count=3)
+    host = Host(world, ACT).run(70)
+    host.watch.begin(Decision("recycle", "web", world.procs[1].id, None))
+    host._obey(host.watch.launch(), world.now)
+    world.broken = 3
+    log = "[2026-01-01 00:00:00 +0000] [9999] [ERROR] Worker (pid:9998) exited with code 3.\n"
+    for _ in range(8):
+        at = world.now + 1
+        seen = host.watch.look(world.snapshot(at), log=log)
+        host.entries += seen.entries
+        host.news += seen.news
+    (outcome,) = [entry for entry in host.entries if entry.kind == "outcome"]
+    assert outcome.data["result"] == "failed"
+    assert "failed" in {news.what for news in host.news}
