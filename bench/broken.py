@@ -103,7 +103,8 @@ async def asgi(scope, receive, send):
 
 
 class Breakage(NamedTuple):
-    """A way to break an application; `{n}` is the number of the try."""
+    """A way to break an application; `{n}` is a letter that differs from try to try. (What differs
+    in its figures alone, such as a line's number, is the same news.)"""
 
     name: str
     words: str
@@ -125,7 +126,7 @@ for part in range(32):  # {n}
     time.sleep(0.02)
 """
 BREAKAGES = (
-    Breakage("syntax", "syntax error", r"SyntaxError: .*never closed_{n}|SyntaxError.*line {n}\b"),
+    Breakage("syntax", "syntax error", r"SyntaxError.*line \d+"),
     Breakage("missing", "missing import", "No module named 'missing_{n}'", "import missing_{n}"),
     Breakage(
         "factory",
@@ -138,6 +139,12 @@ BREAKAGES = (
 )
 
 
+def letter(number: int) -> str:
+    """a, b ... z, aa, ab: of a try."""
+    rest, last = divmod(number, 26)
+    return (letter(rest - 1) if rest else "") + chr(ord("a") + last)
+
+
 def code(breakage: Breakage | None, worker: str, number: int) -> str:
     """The application, good or broken."""
     broken, inside = "", "pass"
@@ -145,10 +152,10 @@ def code(breakage: Breakage | None, worker: str, number: int) -> str:
         broken, inside = breakage.broken, breakage.inside
         if breakage.name == "syntax":
             # What differs from try to try is the line it stands on.
-            broken = "\n" * (number - 2) + "def broken(:"
+            broken = "\n" * number + "def broken(:"
     text = GOOD.replace("{broken}", broken).replace("{inside}", inside)
     application = "asgi" if worker == "uvicorn" else "wsgi"
-    return text.replace("{n}", str(number)).format(application=application)
+    return text.replace("{n}", letter(number)).format(application=application)
 
 
 class Cell(NamedTuple):
@@ -278,7 +285,7 @@ def attempt(host: Host, found: Found, number: int) -> None:
     found.tries += 1
     found.ended[result] = found.ended.get(result, 0) + 1
     found.text = text
-    pattern = breakage.told.replace("{n}", str(number))
+    pattern = breakage.told.replace("{n}", letter(number))
     first = since if breakage.numbered else 0  # the same error again is not told again
     found.told += bool(poll(lambda: host.told(pattern, first) or None, 10))
     after = site.workers()
