@@ -104,7 +104,7 @@ def _adding(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     if (
         added
         and (snapshot.oom_kills or 0) > (procedure.oom_kills or 0)
-        and len(serving(snapshot)) > 1
+        and set(procedure.before) <= set(serving(snapshot))
     ):
         text = "the kernel's OOM killer struck while an extra worker started"
         procedure = replace(_to_evening(procedure, at, "failed", text), extra=0, unsure=-1)
@@ -148,6 +148,7 @@ def _quiet(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
         if procedure.extra:
             return Step(_to_evening(procedure, at, "overtaken", text))
         return Step(procedure, (), Outcome("overtaken", text))
+    procedure = replace(procedure, known=procedure.seen)
     if procedure.extra and target == oldest(snapshot):
         procedure = replace(procedure, extra=0)
         return _signal(procedure, "leaving", at, procedure.master, "TTOU")
@@ -189,7 +190,8 @@ def _replacing(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     waited = at - procedure.stepped
     number = len(procedure.before) + procedure.extra
     newcomers = [id for id in serving(snapshot) if id not in procedure.before]
-    if newcomers and complete(snapshot, number, waited):
+    patient = waited if waited >= terms.grace or not procedure.extra else 0.0
+    if newcomers and complete(snapshot, number, patient):
         if not procedure.extra:
             return Step(to(procedure, "settling", at))
         procedure = replace(procedure, extra=0, known=procedure.seen)
@@ -238,7 +240,9 @@ def _evening(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     late = snapshot.at - procedure.stepped >= BOOT + STEADY  # they come and go all the time
     taken = procedure.unsure < 0 and procedure.sent
     enough = late and (taken or len(serving(snapshot)) > len(procedure.before))
-    if _standing(procedure, snapshot.at) < STEADY and not enough:
+    fresh = [w.id for w in snapshot.workers if w.id not in procedure.known]
+    mixed = len(fresh) > 1 and len(fresh) < len(snapshot.workers)
+    if _standing(procedure, snapshot.at) < (DOUBTFUL if mixed else STEADY) and not enough:
         return Step(procedure)
     excess = len(snapshot.workers) - len(procedure.before)
     reloaded = not any(_is_there(id, snapshot) for id in procedure.known)
@@ -305,8 +309,9 @@ def _to_evening(procedure: Procedure, at: float, ends: str, trouble: str) -> Pro
     by_number = procedure.step in ("leaving", "killed", "removing") and not procedure.extra
     if by_number and len(procedure.seen) > len(procedure.before):
         unsure = -1
+    known = procedure.known or procedure.before
     procedure = replace(
-        procedure, unsure=unsure, known=procedure.seen, ends=ends, trouble=trouble, since=None
+        procedure, unsure=unsure, known=known, ends=ends, trouble=trouble, since=None
     )
     return to(procedure, "evening", at)
 

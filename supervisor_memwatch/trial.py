@@ -434,7 +434,7 @@ class _Child:
             self._status = 255
         else:
             self._status = os.waitstatus_to_exitcode(status)
-            self.peak = usage.ru_maxrss * 1024
+            self.peak = _its_own(usage.ru_maxrss)
         self._popen.returncode = self._status
         self._drain()
         os.close(self._pipe)
@@ -507,6 +507,15 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, _SET_PIPE_SIZE, _PIPE)
     except OSError:  # beyond what this machine allows: then it holds less
         pass
+
+
+def _its_own(maxrss: int) -> int | None:
+    """Bytes of a child's ru_maxrss (KB). It counts what the child was before it became another
+    program, which is us: up to our own it says nothing."""
+    import resource
+
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maxrss * 1024 if maxrss > ours else None
 
 
 def _restrain(pid: int, room: int | None) -> None:

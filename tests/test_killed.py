@@ -247,6 +247,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_whenever_the_listener_is_killed_the_next_one_brings_it_to_its_end(
     tmp_path: Path, case: Case

@@ -25,7 +25,7 @@ worlds = st.builds(
     boot=st.sampled_from([0.1, 7.0, 200.0]),
     boots=st.sampled_from([True, True, True, False]),
     start_fails=st.integers(0, 3),
-    free=st.sampled_from([None, 20 * MB, 1000 * MB]),
+    free=st.sampled_from([None, 20 * MB, 1000 * MB, 1000 * MB]),
     hup_waits=st.booleans(),
 )
 option_sets = st.builds(
@@ -47,7 +47,7 @@ option_sets = st.builds(
     st.integers(1, 6),
     st.booleans(),
     st.integers(1, 2),
-    st.sampled_from(["auto", "on", "off"]),
+    st.sampled_from(["auto", "on", "on", "off"]),
 )
 # What others do meanwhile: (second, what).
 disturbances = st.lists(
@@ -103,6 +103,9 @@ def obey_the_laws(host: Host, sent: int, expected: int) -> None:
                 if worker.ready is not False and worker.id != command.target
             ]
             assert len(serving) >= host.watch.expected - options.max_unavailable, "law 2"
+        if command.signal == "TTOU":
+            serving = [worker for worker in host.watch.workers() if worker.ready is not False]
+            assert len(serving) - 1 >= host.watch.expected - options.max_unavailable, "law 2"
         if command.do != "start" and command.signal != "KILL":
             assert world.state in ("RUNNING", "STOPPING"), "law 3"
 
