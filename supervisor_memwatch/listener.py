@@ -318,16 +318,7 @@ class Listener:
         self._take_proofs(at)
         seen: list[tuple[Watch, Snapshot, Seen]] = []
         for watch in watches:
-            snapshot = self._snapshot(watch, at)
-            result = watch.look(
-                snapshot,
-                state_known=self.state_known,
-                durable=self.journal.durable,
-                quiet=self._quiet(watch, at),
-                log=self._gunicorn_log(watch, snapshot),
-                peaks=self.sampler.peaks(watch.namespec),
-            )
-            self._record(result.entries, result.news)
+            snapshot, result = self._see(watch, at)
             seen.append((watch, snapshot, result))
             if result.prove:
                 self._prove(watch, snapshot, result.anew, at)
@@ -337,6 +328,20 @@ class Listener:
             self._carry_out(watch, result.commands)
         for watch in begun:
             self._launch(watch)
+
+    def _see(self, watch: Watch, at: float) -> tuple[Snapshot, Seen]:
+        """One program now, and what follows from it; said, and nothing done yet."""
+        snapshot = self._snapshot(watch, at)
+        seen = watch.look(
+            snapshot,
+            state_known=self.state_known,
+            durable=self.journal.durable,
+            quiet=self._quiet(watch, at),
+            log=self._gunicorn_log(watch, snapshot),
+            peaks=self.sampler.peaks(watch.namespec),
+        )
+        self._record(seen.entries, seen.news)
+        return snapshot, seen
 
     def _snapshot(self, watch: Watch, at: float) -> Snapshot:
         info = self.infos.get(watch.namespec)
@@ -683,16 +688,7 @@ class Listener:
     def _act_on_request(
         self, watch: Watch, worker: WorkerId | None, message: messages.Message, at: float
     ) -> tuple[str, str]:
-        snapshot = self._snapshot(watch, at)
-        seen = watch.look(
-            snapshot,
-            state_known=self.state_known,
-            durable=self.journal.durable,
-            quiet=self._quiet(watch, at),
-            log=self._gunicorn_log(watch, snapshot),
-            peaks=self.sampler.peaks(watch.namespec),
-        )
-        self._record(seen.entries, seen.news)
+        snapshot, seen = self._see(watch, at)
         self._write_down([(watch, snapshot, seen)], [], at)
         self._carry_out(watch, seen.commands)
         if message.command == "recycle" and worker is None:
