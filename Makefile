@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/memwatch demo $(ARGS)
 
 test: $(VENV)/.test $(VENV)/.servers
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto -m "not slow" $(ARGS)
