@@ -108,7 +108,7 @@ class Witness:
         self._sent: list[tuple[str, float]] = []  # signals of ours, not yet seen in the log
         self._informed = False  # the log has shown to be gunicorn's, at level info
         self._stopping = ""  # why the master is, in words
-        self._unbooted = 0.0  # when a worker was heard of that could not boot
+        self._unbooted: float | None = None  # when a worker was heard of that could not boot
         self._unheard: list[tuple[Worker, float]] = []  # gone since then, not explained yet
         self._moved: float | None = None  # when workers came or went, for LATE
         self._unclaimed = 0  # of the OOM kills that the last look counted
@@ -155,7 +155,7 @@ class Witness:
         if not self._informed:
             self._guess_reload(gone, last, now, kills)
         if _master_is_gone(last, now):
-            halt = self._stopping if self._unbooted else ""
+            halt = self._stopping if self._unbooted is not None else ""
             gone = [worker for worker, _ in self._unheard] + gone
             ends = [self._with_the_master(worker, now, asked, kills) for worker in gone]
             self._begin_anew()
@@ -201,8 +201,8 @@ class Witness:
     def _hear_of_boots(self, lines: Iterable[Line], at: float) -> None:
         """A worker that cannot boot ends with one of two codes, and the master stops for that. It
         was seldom seen alive, so its pid is no help; what does not happen soon was not meant."""
-        if self._unbooted and not 0 <= at - self._unbooted < UNHEARD:
-            self._unbooted, self._stopping = 0.0, ""
+        if self._unbooted is not None and not 0 <= at - self._unbooted < UNHEARD:
+            self._unbooted, self._stopping = None, ""
         for line in lines:
             coded = line.what == errorlog.EXIT_CODE and line.number in NO_BOOT_CODES
             if coded or line.what == errorlog.NO_BOOT:
@@ -485,6 +485,7 @@ class Witness:
             "moved": self._moved,
             "informed": self._informed,
             "stopping": self._stopping,
+            "unbooted": self._unbooted,
             "unclaimed": self._unclaimed,
             "usual": self._usual,
             "count": self._count,
@@ -506,6 +507,7 @@ class Witness:
         ]
         self._moved = None if data["moved"] is None else data["moved"] - back
         self._informed, self._stopping = bool(data["informed"]), str(data["stopping"])
+        self._unbooted = None if data["unbooted"] is None else data["unbooted"] - back
         self._unclaimed, self._usual = int(data["unclaimed"]), data["usual"]
         count, since = data["count"]
         self._count, self._resets = (count, since - back), bool(data["resets"])
