@@ -32,8 +32,8 @@ from .past import SIGNALS, Life, Opinion, Past, Standing, Subject
 from .series import Series
 from .units import HOUR, MB, MINUTE
 
-__all__ = ["DETECTORS", "Past", "Trend", "examine", "headroom", "hours_to_limit", "measure"]
-__all__ += ["remember", "settled", "total", "trend", "wants"]
+__all__ = ["DETECTORS", "Growing", "Past", "Trend", "examine", "growing", "headroom"]
+__all__ += ["hours_to_limit", "measure", "remember", "settled", "total", "trend", "wants"]
 
 PLATEAU = "plateau"
 INFORMATIVE = (WARMING_UP, PLATEAU)  # never told, never acted on
@@ -264,6 +264,53 @@ def hours_to_limit(
         return None
     left = ceiling - measure(options, worker, snapshot.at)[0]
     return max(left / speed.bytes_per_hour, 0.0)
+
+
+class Growing(NamedTuple):
+    """What is known of the growth of a worker, or the master, that is suspected or told.
+
+    Bytes are those of the growth signal. `hours`: to the ceiling, expected, earliest, latest.
+    """
+
+    began: float  # Snapshot.at
+    first: float
+    last: float
+    span: float  # seconds
+    trend: Trend
+    per_work: float | None  # bytes per unit of work
+    unit: str | None  # "request" or "CPU second"
+    work_rate: float | None  # units per second
+    ceiling: int | None
+    left: int | None
+    hours: tuple[float, float, float] | None
+
+
+def growing(options: Options, snapshot: Snapshot, past: Past, worker: Worker) -> Growing | None:
+    """The growth that a standing `leak` or `master_growth` of a worker is about."""
+    life = past.lives.get(worker.id)
+    standing = past.standing.get((worker.id, LEAK)) or past.standing.get((worker.id, MASTER_GROWTH))
+    speed = trend(past, worker.id)
+    if life is None or standing is None or standing.opinion.stretch is None or speed is None:
+        return None
+    stretch = standing.opinion.stretch
+    last = life.series.levels[0].lows[-1]
+    span = life.series.at - stretch.start
+    per_work = stretch.per_work
+    work_rate = stretch.rate / per_work if per_work else None
+    unit = None
+    if per_work is not None:
+        unit = "CPU second" if worker.requests is None else "request"
+    ceiling = ceiling_of(options, snapshot)
+    left = hours = None
+    if ceiling is not None:
+        left = max(ceiling - measure(options, worker, snapshot.at)[0], 0)
+        if speed.bytes_per_hour > 0:
+            latest = left / speed.low if speed.low > 0 else float("inf")
+            hours = (left / speed.bytes_per_hour, left / speed.high, latest)
+    began = stretch.start - past.shift
+    return Growing(
+        began, stretch.first, last, span, speed, per_work, unit, work_rate, ceiling, left, hours
+    )
 
 
 # --- the detectors --------------------------------------------------------------------------

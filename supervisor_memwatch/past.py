@@ -204,6 +204,10 @@ class Past:
             for key in [key for key in self.standing if key[0] == gone]:
                 del self.standing[key]
 
+    def forget_learned(self) -> None:
+        """The code changed: what its workers used to reach says nothing any more."""
+        self.plateau = 0.0
+
     def points(self, id: WorkerId) -> tuple[tuple[float, float], ...]:
         """What is kept of one process's memory: (Snapshot.at, bytes), oldest first."""
         life = self.lives.get(id)
