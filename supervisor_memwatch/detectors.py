@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from . import growth, units
+from .learning import TRIAL, TRIAL_SHARE
 from .model import (
     FD_GROWTH,
     IMBALANCE,
     LEAK,
     LIMIT,
     MASTER_GROWTH,
+    PLATEAU,
+    SPIKE,
     TOTAL_LIMIT,
     WARMING_UP,
     Snapshot,
@@ -29,14 +32,14 @@ from .model import (
 )
 from .options import Options
 from .past import SIGNALS, Life, Opinion, Past, Standing, Subject
+from .series import KEPT as KEPT_BUCKETS
 from .series import Series
 from .units import HOUR, MB, MINUTE
 
 __all__ = ["DETECTORS", "Growing", "Past", "Trend", "examine", "growing", "headroom"]
 __all__ += ["hours_to_limit", "measure", "remember", "settled", "total", "trend", "wants"]
 
-PLATEAU = "plateau"
-INFORMATIVE = (WARMING_UP, PLATEAU)  # never told, never acted on
+INFORMATIVE = (WARMING_UP, PLATEAU, SPIKE)  # never told, never acted on
 
 # Readings of PSS and USS, which are rare; between two of them a worker's figures carry on with its
 # anonymous memory.
@@ -323,6 +326,7 @@ class Scene(NamedTuple):
     snapshot: Snapshot
     past: Past
     closed: list[tuple[Worker, Life]]  # whose series got a closed bucket by this snapshot
+    rushing: list[tuple[Worker, Life]]  # whose samples rise far above their last bucket
 
     def before(self, subject: Subject, kind: str) -> Standing | None:
         return self.past.standing.get((subject, kind))
@@ -403,18 +407,51 @@ class Leak:
     flat_share: float = 0.5  # the same, of growth that is slowing down
     soon: float = 10 * MINUTE  # a limit nearer than this is acted on
     hurry: float = 3.0  # a short stretch will do if the limit is within so many of its length
+    rush: float = 0.08  # of the headroom above the last bucket: from there on each sample counts
+    at_once: float = 6 * MINUTE  # a limit nearer than this makes it so
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
 
     def examine(self, scene: Scene) -> Findings:
         if scene.options.growth == "off":
             return scene.withdrawn(self.kind)
+        if not scene.closed and not scene.rushing:
+            return {}
         master = scene.snapshot.master and scene.snapshot.master.id
-        ceiling = ceiling_of(scene.options, scene.snapshot) if scene.closed else None
+        ceiling = ceiling_of(scene.options, scene.snapshot)
         findings: Findings = {}
         for worker, life in scene.closed:
             if worker.id != master:
                 findings[worker.id] = self.of(scene, worker, life, ceiling)
+                if ceiling is not None and not life.rush and life.second is None:
+                    low = life.series.levels[0].lows[-1]
+                    life.rush_from = low + max(self.rush * (ceiling - low), 8 * MB)
+        for worker, life in scene.rushing:
+            if worker.id != master and not life.closed:
+                findings.update(self.hastily(scene, worker, life, ceiling))
         return findings
+
+    def hastily(
+        self, scene: Scene, worker: Worker, life: Life, ceiling: int | None
+    ) -> dict[Subject, Opinion | None]:
+        """What each sample says of a process that rushes towards its ceiling."""
+        before = scene.before(worker.id, self.kind)
+        old = None if before is None else before.opinion.stretch
+        found = self._rushes(scene, worker, life, ceiling)
+        if found is not None:
+            stretch = _stretch(found, old)
+            return {worker.id: self._opinion(scene, worker, life, ceiling, stretch, 0.8)}
+        if before is not None and not before.told and old and old.buckets == growth.RISING:
+            return {worker.id: None}
+        return {}
+
+    def _rushes(
+        self, scene: Scene, worker: Worker, life: Life, ceiling: int | None
+    ) -> growth.Growth | None:
+        found = growth.rushes(life.rush) if ceiling is not None else None
+        if found is None or ceiling is None:
+            return None
+        left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
+        return found if left < self.at_once * found.rate else None
 
     def of(self, scene: Scene, worker: Worker, life: Life, ceiling: int | None) -> Opinion | None:
         """The opinion of one process, whose series got a bucket; `ceiling`: what it may hold."""
@@ -438,24 +475,28 @@ class Leak:
     ) -> growth.Growth | None:
         """Growth on the scales that have news, the longest that shows it; a short one in haste."""
         levels = life.closed if old is None else max(life.closed, old.level + 1)
-        above = scene.past.plateau if old is None else 0.0
-        if ceiling is not None and above > ceiling / 2:
-            above = ceiling / 2  # what was learned postpones, it never disarms
+        above = 0.0
+        if old is None and scene.past.learned.plateau:
+            above = scene.past.learned.known(life.base or 0.0, ceiling)
         for index in range(levels - 1, -1, -1):
             for count in reversed(growth.WINDOWS):
                 found = _grows(life, index, count, above)
                 if found is not None and self._matters(scene, found):
                     return found
+        if levels:
+            found = _brisk(life, above)
+            if found is not None and self._matters(scene, found):
+                return found
         if ceiling is None:
             return None
         hurry = _grows(life, 0, growth.SHORT, above)
-        if hurry is None:
-            return None
-        held = measure(scene.options, worker, scene.snapshot.at)[0]
-        if not settled(scene.options, worker, scene.snapshot.at):
-            held = _own(worker, scene.snapshot) + (worker.swap or 0)
-        left = ceiling - held
-        return hurry if left < self.hurry * hurry.span * hurry.rate else None
+        if hurry is not None:
+            held = measure(scene.options, worker, scene.snapshot.at)[0]
+            if not settled(scene.options, worker, scene.snapshot.at):
+                held = _own(worker, scene.snapshot) + (worker.swap or 0)
+            if ceiling - held < self.hurry * hurry.span * hurry.rate:
+                return hurry
+        return self._rushes(scene, worker, life, ceiling) if life.rush else None
 
     def _matters(self, scene: Scene, found: growth.Growth) -> bool:
         slowest = scene.options.growth
@@ -464,7 +505,7 @@ class Leak:
     def _goes_on(self, life: Life, old: growth.Stretch) -> bool:
         levels = life.series.levels
         if old.level >= len(levels) or len(levels[old.level].lows) < old.buckets:
-            return False  # the signal changed: its history began anew
+            return bool(life.rush)  # else the signal changed: its history began anew
         peak = max(levels[old.level].lows)
         if life.series.levels[0].lows[-1] < old.first + (peak - old.first) / 2:
             return False
@@ -480,22 +521,26 @@ class Leak:
         confidence: float,
     ) -> Opinion:
         first = stretch.first
-        last = life.series.levels[0].lows[-1]
+        last = life.rush[-1][1] if life.rush else life.series.levels[0].lows[-1]
         grown = last - first
-        span = life.series.at - stretch.start
+        span = max(scene.past.now - stretch.start, 1.0)
+        learned = scene.past.learned
         why = (
             f"{SIGNALS[life.signal]} {units.rate(grown / span)} for {units.time(span)} "
             f"({units.size(first)} to {units.size(last)})"
         )
         if ceiling is None:
-            bound = max(self.outgrown, first, scene.past.plateau - first)
+            bound = max(self.outgrown, first, learned.plateau - first)
             return Opinion(grown, bound, confidence, why, grown >= bound, stretch)
         held, name = measure(scene.options, worker, scene.snapshot.at)
         known_size = settled(scene.options, worker, scene.snapshot.at)
         left = ceiling - held
-        flattens = growth.flattens(life.series, stretch.start)
-        bound = (self.flat_share if flattens else self.share) * max(left + grown, 0)
-        pace = growth.pace(life.series, stretch)
+        headroom = max(left + grown, 0.0)
+        share = self.flat_share if growth.flattens(life.series, stretch.start) else self.share
+        if learned.state == TRIAL:
+            share = max(share, TRIAL_SHARE)
+        bound = share * headroom
+        pace = growth.pace(life.series, stretch, life.rush)
         near = left / pace if pace > 0 else float("inf")
         said = left * span / grown if grown > 0 else float("inf")  # at the rate of the sentence
         if not known_size:
@@ -505,9 +550,9 @@ class Leak:
             why += f", {units.size(ceiling)} in {units.time(said)}"
         else:
             why += f", of {units.size(ceiling)}"
-        known = last <= min(scene.past.plateau, ceiling / 2)
+        known = last <= learned.known(life.base or 0.0, ceiling)
         material = (grown >= bound or near <= self.soon) and not known
-        return Opinion(grown, bound, confidence, why, material, stretch)
+        return Opinion(grown, bound, confidence, why, material, stretch, headroom)
 
 
 @dataclass(frozen=True, slots=True)
@@ -568,7 +613,7 @@ class FdGrowth:
         found = None
         levels = closed if old is None else max(closed, old.level + 1)
         for index in range(min(levels, len(fds.levels))):
-            found = growth.grows(fds, index, growth.WINDOWS[1], self.unit) or found
+            found = growth.grows(fds, index, KEPT_BUCKETS, self.unit) or found
         if found is not None:
             stretch = _stretch(found, old)
         elif before is not None and before.told and old is not None and growth.still(fds, old):
@@ -658,6 +703,51 @@ class Imbalance:
         return Opinion(level, ratio * middle, 0.9, why, excess >= bound)
 
 
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """Says that memory has grown and stands still: in one step (`spike`) or in many (`plateau`).
+
+    Never told. Stands until the memory comes back, or it grows on.
+    """
+
+    kind: str
+    levels: tuple[int, ...] = (1, 2, 3)  # steps show on these scales as steps
+    step: float = 0.7  # of the growth, in one bucket
+
+    def examine(self, scene: Scene) -> Findings:
+        findings: Findings = {}
+        for worker, life in scene.closed:
+            before = scene.before(worker.id, self.kind)
+            if before is not None:
+                if self.is_over(life, before.opinion):
+                    findings[worker.id] = None
+            elif life.closed > 1 and scene.before(worker.id, LEAK) is None:
+                found = self.of(life)
+                if found is not None:
+                    findings[worker.id] = found
+        return findings
+
+    def of(self, life: Life) -> Opinion | None:
+        for index in self.levels[: life.closed - 1]:
+            found = growth.calm(life.series.levels[index])
+            if found is None:
+                continue
+            grown = found.last - found.first
+            if (found.largest >= self.step * grown) != (self.kind == SPIKE):
+                continue
+            sizes = f"({units.size(found.first)} to {units.size(found.last)})"
+            why = f"grew {units.size(grown)} in {units.time(found.span)} {sizes}, flat since"
+            if self.kind == SPIKE:
+                why = f"one step of {units.size(grown)} {sizes}, flat since"
+            return Opinion(found.last, found.first, 0.8, why, False, None, None, found.since)
+        return None
+
+    def is_over(self, life: Life, opinion: Opinion) -> bool:
+        low, first = life.series.levels[0].lows[-1], opinion.bound or 0.0
+        grown = opinion.measured - first
+        return low < first + grown / 2 or low > opinion.measured + max(grown / 4, 8 * MB)
+
+
 DETECTORS: tuple[Detector, ...] = (
     Leak(),
     Imbalance(),
@@ -665,6 +755,8 @@ DETECTORS: tuple[Detector, ...] = (
     TotalLimit(),
     MasterGrowth(),
     FdGrowth(),
+    Calm(PLATEAU),
+    Calm(SPIKE),
 )
 
 
@@ -683,6 +775,14 @@ def _grows(life: Life, index: int, count: int, above: float) -> growth.Growth | 
     return found._replace(grown=other.grown, rate=other.rate, per_work=other.per_work)
 
 
+def _brisk(life: Life, above: float) -> growth.Growth | None:
+    """growth.brisk of a life's memory; where USS and RSS are judged, both must grow."""
+    found = growth.brisk(life.series, above)
+    if found is None or life.second is None:
+        return found
+    return found if life.second.levels and growth.brisk(life.second) else None
+
+
 def _stretch(found: growth.Growth, old: growth.Stretch | None) -> growth.Stretch:
     """Where it began stays; how fast, and on which scale, is the latest finding's."""
     start, first = (found.start, found.first) if old is None else (old.start, old.first)
@@ -691,7 +791,7 @@ def _stretch(found: growth.Growth, old: growth.Stretch | None) -> growth.Stretch
 
 def _confidence(found: growth.Growth) -> float:
     """How sure growth is: longer windows and straighter lines are surer."""
-    sure = 0.8 + 0.04 * found.level + (0.05 if found.buckets == growth.WINDOWS[1] else 0.0)
+    sure = 0.8 + 0.04 * found.level + (0.05 if found.buckets == KEPT_BUCKETS else 0.0)
     return round(min(sure + 0.1 * (found.straight - growth.BENDING) / 0.4, 0.97), 2)
 
 
@@ -722,8 +822,8 @@ def _share(work: float | None, usual: float) -> str:
 
 def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
     """Add a snapshot to the past, and let every detector look. The only thing that changes it."""
-    closed = past.remember(options, snapshot)
-    scene = Scene(options, snapshot, past, closed)
+    closed, rushing = past.remember(options, snapshot)
+    scene = Scene(options, snapshot, past, closed, rushing)
     for detector in DETECTORS:
         findings = detector.examine(scene)
         if findings:
@@ -743,10 +843,15 @@ def _settle(scene: Scene, kind: str, findings: Findings) -> None:
                 if kind == LEAK and standing.told and scene.options.growth != "off":
                     _learn(past, subject, standing.opinion.stretch)
         elif standing is None:
-            past.standing[key] = Standing(past.now, opinion)
-            past.standing.pop((subject, PLATEAU), None)
+            since = past.now if opinion.since is None else opinion.since
+            past.standing[key] = Standing(since, opinion)
+            if kind == LEAK:
+                for calm in (PLATEAU, SPIKE):
+                    past.standing.pop((subject, calm), None)
         else:
             standing.opinion = opinion
+            if kind == LEAK and standing.told and opinion.material and opinion.headroom:
+                past.learned.grew(opinion.measured / opinion.headroom)
 
 
 def _learn(past: Past, subject: Subject, stretch: growth.Stretch | None) -> None:
@@ -755,9 +860,17 @@ def _learn(past: Past, subject: Subject, stretch: growth.Stretch | None) -> None
     if life is None or stretch is None or not life.series.levels:
         return
     level = life.series.levels[0].lows[-1]
-    past.plateau = max(past.plateau, level)
-    why = f"grew {units.size(level - stretch.first)} to {units.size(level)}, flat now"
-    past.standing[subject, PLATEAU] = Standing(past.now, Opinion(level, None, 0.8, why))
+    past.learned.ended_by_itself(level, past.now - life.first)
+    grown = level - stretch.first
+    if grown <= 0:
+        return
+    span = units.time(past.now - stretch.start)
+    why = (
+        f"grew {units.size(grown)} in {span} "
+        f"({units.size(stretch.first)} to {units.size(level)}), flat since"
+    )
+    opinion = Opinion(level, stretch.first, 0.8, why, False, None, None)
+    past.standing[subject, PLATEAU] = Standing(past.now, opinion)
 
 
 def _confirm(options: Options, past: Past) -> None:

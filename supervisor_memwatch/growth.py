@@ -14,11 +14,16 @@ from typing import NamedTuple
 from .series import KEPT, Level, Series
 from .units import MB, MINUTE
 
-WINDOWS = (KEPT // 2, KEPT)  # in buckets, on every level
+WINDOWS = (KEPT // 2, 14, KEPT)  # in buckets, on every level
+BRISK = 7  # buckets that do on the finest level, where growth is fast and even
 SHORT = 6  # buckets that must do where the limit is near
+RISING = 4  # samples that must do where it is next to nothing
+FLAT = 5  # buckets that make growth a thing of the past
 
 SIGNIFICANT = 3.2  # Mann-Kendall z; chance alone passes it once in 1,400 windows
 BENDING = 0.66  # late growth below this share of the early growth is saturation
+BENT = 0.2  # and below this one whatever the noise
+NOISE = 1.4  # standard deviations by which the late growth may fall short by chance
 HALF = 0.5  # of the growth must remain without its largest step
 THIRD = 0.15  # of the growth must be in every third of the stretch
 
@@ -73,48 +78,145 @@ def grows(
     steps = [b - a for a, b in pairwise(points)]
     if grown - max(steps) < HALF * grown:
         return None
-    rises = sum(step > (last - first) / (4 * count) for step in steps)
-    if rises < (count - 1) / 2:
+    if sum(step > (last - first) / (4 * count) for step in steps) < (count - 1) / 2:
         return None
-    straight = _straight(level, count)
+    straight = _straight(level, count, _noise(steps))
     if straight < BENDING or _bends(level):
         return None
     z = mann_kendall(points)
     if z < (SIGNIFICANT if count > SHORT else 2.6):
         return None
+    return _growth(level, index, count, grown, straight, z)
+
+
+def brisk(series: Series, above: float = 0.0) -> Growth | None:
+    """Growth that is so fast and so even that few buckets of the finest level show it.
+
+    A short stretch of a cache that fills is nearly straight: less bending is forgiven than in
+    a long one, so that the slowest saturation that passes is the same.
+    """
+    level = series.levels[0]
+    lows = level.lows
+    if len(lows) < BRISK or lows[-1] - lows[-BRISK] < DRIFT_BYTES:
+        return None
+    first, last = lows[-BRISK], lows[-1]
+    span = level.ats[-1] - level.ats[-BRISK]
+    grown = last - max(first, above, level.before(BRISK))
+    steps = [b - a for a, b in pairwise(lows[-BRISK:])]
+    if span <= 0 or grown < 2 * drift(span):
+        return None
+    if min(steps) <= 0 or max(steps) > 0.4 * (last - first):
+        return None
+    ratio = _ratio(level, BRISK)
+    if ratio < 0.85 or _bends(level):
+        return None
+    return _growth(level, 0, BRISK, grown, ratio, mann_kendall(lows[-BRISK:]))
+
+
+def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
+    """Growth too fast for buckets: samples (when, bytes) that rise one after the other.
+
+    An import or a big request rises in a step or two.
+    """
+    if len(samples) < RISING:
+        return None
+    steps = [b[1] - a[1] for a, b in pairwise(samples)]
+    (start, first), (end, last) = samples[0], samples[-1]
+    grown, span = last - first, end - start
+    if span <= 0 or grown <= 0 or max(steps) > HALF * grown or steps[-1] <= 0:
+        return None
+    if sum(step > 0 for step in steps) < 0.8 * len(steps):
+        return None
+    return Growth(0, RISING, start, span, first, last, grown, grown / span, None, 1.0, 0.0)
+
+
+class Calm(NamedTuple):
+    """Memory that grew, and has not since."""
+
+    since: float
+    first: float
+    last: float
+    span: float  # how long it took
+    largest: float  # step
+
+
+def calm(level: Level) -> Calm | None:
+    """Growth within what a level keeps that is over: its last buckets hold what they held."""
+    lows, ats = level.lows, level.ats
+    count = len(lows)
+    if count < 2 * FLAT or lows[-1] - lows[0] < 8 * MB:
+        return None
+    end = count - FLAT
+    if max(lows[end:]) - min(lows[end:]) > drift(ats[-1] - ats[end]):
+        return None
+    low = min(range(end), key=lows.__getitem__)
+    steps = [b - a for a, b in pairwise(lows[low : end + 1])]
+    if not steps or lows[end] - lows[low] < 8 * MB:
+        return None
+    risen = [i for i, step in enumerate(steps) if step > 0.05 * (lows[end] - lows[low])]
+    begun, ended = low + risen[0], low + risen[-1] + 1
+    return Calm(ats[ended], lows[low], lows[-1], ats[ended] - ats[begun], max(steps))
+
+
+def _growth(
+    level: Level, index: int, count: int, grown: float, straight: float, z: float
+) -> Growth:
+    first, last = level.lows[-count], level.lows[-1]
+    span = level.ats[-1] - level.ats[-count]
     work = level.works[-1] - level.works[-count]
     per_work = (last - first) / work if work > 0 else None
+    rate = (last - first) / span
+    start = level.ats[-count]
     return Growth(
-        index,
-        count,
-        level.ats[-count],
-        span,
-        first,
-        last,
-        grown,
-        (last - first) / span,
-        per_work,
-        min(straight, 1.0),
-        z,
+        index, count, start, span, first, last, grown, rate, per_work, min(straight, 1.0), z
     )
+
+
+def _noise(steps: Sequence[float]) -> float:
+    """The standard deviation of steps about their trend.
+
+    From the differences of neighbours, which a slow bend leaves out (von Neumann, 1941).
+    """
+    return float((sum((b - a) ** 2 for a, b in pairwise(steps)) / (2 * len(steps) - 2)) ** 0.5)
 
 
 def _bends(level: Level) -> bool:
     """Did it grow faster in the earliest third of all that the level keeps?"""
-    count = len(level.lows)
-    return 0 < _ratio(level, count) < BENDING
+    lows = level.lows
+    if len(lows) < SHORT:
+        return False
+    noise = _noise([b - a for a, b in pairwise(lows)])
+    ratio = _ratio(level, len(lows))
+    return ratio > 0 and _is_bent(level, len(lows), ratio, noise)
 
 
-def _straight(level: Level, count: int) -> float:
-    """As `_ratio`; 0 where a third has hardly a part in the growth."""
+def _is_bent(level: Level, count: int, ratio: float, noise: float) -> bool:
+    """Whether growth slows down by more than chance makes of many small steps.
+
+    Chance is no excuse where its last third could be chance altogether.
+    """
+    if ratio >= BENDING:
+        return False
+    third = (count - 1) // 3
+    early = level.lows[third - count] - level.lows[-count]
+    late = level.lows[-1] - level.lows[-1 - third]
+    chance = NOISE * noise * third**0.5
+    return ratio < BENT or late < chance or early * (1 - ratio) > chance * 2**0.5
+
+
+def _straight(level: Level, count: int, noise: float) -> float:
+    """As `_ratio`; 0 where a third has hardly a part in the growth, beyond what is chance."""
     third = (count - 1) // 3
     lows = level.lows
     early = lows[third - count] - lows[-count]
     middle = lows[-1 - third] - lows[third - count]
     late = lows[-1] - lows[-1 - third]
-    if min(early, middle, late) < THIRD * (lows[-1] - lows[-count]):
+    grown = lows[-1] - lows[-count]
+    least = min(early, middle, late)
+    if least <= 0 or least < min(THIRD * grown, grown / 3 - NOISE * noise * third**0.5):
         return 0.0
-    return _ratio(level, count)
+    ratio = _ratio(level, count)
+    return ratio if _is_bent(level, count, ratio, noise) else max(ratio, BENDING)
 
 
 def _ratio(level: Level, count: int) -> float:
@@ -164,11 +266,17 @@ def still(series: Series, stretch: Stretch) -> bool:
     return recent > 0.25 * expected
 
 
-def pace(series: Series, stretch: Stretch) -> float:
-    """How fast it grows now, per second: over the last window as long as the one that showed it."""
-    level, count = series.levels[stretch.level], stretch.buckets
+def pace(series: Series, stretch: Stretch, rush: Sequence[tuple[float, float]] = ()) -> float:
+    """How fast it grows now, per second: over the last window as long as the one that showed it.
+
+    `rush`: samples that rise too fast for buckets.
+    """
+    level = series.levels[stretch.level]
+    count = min(stretch.buckets, len(level.lows))
     span = level.ats[-1] - level.ats[-count]
-    return (level.lows[-1] - level.lows[-count]) / span if span > 0 else 0.0
+    speed = (level.lows[-1] - level.lows[-count]) / span if span > 0 else 0.0
+    hasty = rushes(rush)
+    return speed if hasty is None else max(speed, hasty.rate)
 
 
 def flattens(series: Series, start: float) -> bool:

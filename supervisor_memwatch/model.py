@@ -19,6 +19,8 @@ TOTAL_LIMIT = "total_limit"
 MASTER_GROWTH = "master_growth"
 FD_GROWTH = "fd_growth"
 WARMING_UP = "warming_up"
+PLATEAU = "plateau"
+SPIKE = "spike"
 
 # Supervisor's process states that occur in decisions.
 RUNNING = "RUNNING"
@@ -205,3 +207,4 @@ class News(NamedTuple):
     series: tuple[tuple[float, float], ...] = ()
     # Of the worker: limit, headroom, hours_to_limit, and the trend's three numbers.
     figures: dict[str, Any] = {}
+    advice: tuple[str, ...] = ()  # of "suspected": what there is to say of it

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .growth import Stretch
-from .model import Snapshot, Worker, WorkerId
+from .learning import Learned
+from .model import LEAK, Snapshot, Worker, WorkerId
 from .options import Options
 from .series import Series
 
@@ -22,6 +23,7 @@ SIGNALS = ("anonymous memory", "private memory (RSS - shared)", "USS and RSS")
 
 GONE = 60.0  # seconds after which an id that was not seen is gone (at least three ticks)
 FD_LEVELS = 3
+RUSH = 24  # samples
 UNSEEN = 15.0  # seconds without a look that are a break (and three times the usual pause)
 
 Subject = WorkerId | None  # None: the program itself
@@ -36,6 +38,8 @@ class Opinion(NamedTuple):
     why: str
     material: bool = True
     stretch: Stretch | None = None  # the growth it is about, which its detector follows
+    headroom: float | None = None  # bytes there were for it when it began
+    since: float | None = None  # Past.now's clock; None: since it is known
 
 
 @dataclass(slots=True)
@@ -51,7 +55,21 @@ class Standing:
 class Life:
     """One process, from the first sight of its id to its end."""
 
-    __slots__ = ("closed", "fds", "first", "second", "seen", "series", "signal", "swap", "warm")
+    __slots__ = (
+        "base",
+        "closed",
+        "counts",
+        "fds",
+        "first",
+        "rush",
+        "rush_from",
+        "second",
+        "seen",
+        "series",
+        "signal",
+        "swap",
+        "warm",
+    )
 
     def __init__(self, now: float, width: float) -> None:
         self.first = now
@@ -63,6 +81,11 @@ class Life:
         self.second: Series | None = None  # USS, where growth must show in both USS and RSS
         self.fds: Series | None = None
         self.closed = 0  # levels of `series` that got a bucket by the last sample
+        self.base: float | None = None  # what it held in its first bucket
+        self.counts: bool | None = None  # its work is counted in requests; else in CPU seconds
+        # Samples above `rush_from`, the latest RUSH of them: growth too fast for buckets.
+        self.rush_from = float("inf")
+        self.rush: list[tuple[float, float]] = []
 
     def remember(self, now: float, worker: Worker, width: float) -> None:
         """Add a sample; `closed` then says how many levels got a bucket by it."""
@@ -74,13 +97,21 @@ class Life:
         else:
             value = self._other(now, worker, width)
         series = self.series
+        if value > self.rush_from:
+            self.rush.append((now, value))
+            if len(self.rush) > RUSH:
+                del self.rush[0]
+        elif self.rush:
+            self.rush = []
         if now < series.closes:
             if value < series.low:
                 series.low = value
             self.closed = 0
             return
-        work = _work(worker)
+        work = self.work(worker)
         self.closed = series.turn(now, value, work)
+        if self.base is None and self.closed:
+            self.base = series.levels[0].lows[0]
         if worker.fds is not None:
             if self.fds is None:
                 self.fds = Series(width, FD_LEVELS)
@@ -99,8 +130,15 @@ class Life:
         if worker.uss is not None:
             if self.second is None:
                 self.second = Series(width)
-            self.second.append(now, worker.uss + self.swap, _work(worker))
+            self.second.append(now, worker.uss + self.swap, self.work(worker))
         return worker.rss + self.swap
+
+    def work(self, worker: Worker) -> float:
+        """What it has done so far, in one unit all through its life."""
+        if self.counts is None and (worker.requests is not None or worker.cpu is not None):
+            self.counts = worker.requests is not None
+        work = worker.requests if self.counts else worker.cpu
+        return work if work is not None else self.series.work  # as far as is known
 
     def recent(self) -> Sequence[float]:
         """What it held in its last finest buckets; of RSS and USS the smaller."""
@@ -123,22 +161,28 @@ class Life:
             self.series.dump(),
             None if self.second is None else self.second.dump(),
             None if self.fds is None else self.fds.dump(),
+            self.base,
+            self.counts,
+            None if self.rush_from == float("inf") else self.rush_from,
+            [list(sample) for sample in self.rush],
         ]
 
     @classmethod
     def load(cls, dumped: list[Any]) -> Life:
-        first, seen, warm, signal, swap, series, second, fds = dumped
+        first, seen, warm, signal, swap, series, second, fds, *rest = dumped
         life = cls(first, 0.0)
         life.seen, life.warm, life.signal, life.swap = seen, warm, signal, swap
         life.series = Series.load(series)
         life.second = None if second is None else Series.load(second)
         life.fds = None if fds is None else Series.load(fds)
+        if rest:  # as of the version that has them
+            life.base, life.counts, rush_from, rush = rest
+            life.rush_from = float("inf") if rush_from is None else rush_from
+            life.rush = [(at, value) for at, value in rush]
         return life
 
 
-def _work(worker: Worker) -> float:
-    work = worker.cpu if worker.requests is None else worker.requests
-    return work or 0.0
+Changed = tuple[list[tuple[Worker, Life]], list[tuple[Worker, Life]]]
 
 
 @dataclass(slots=True)
@@ -153,13 +197,13 @@ class Past:
     unseen: bool = False  # nobody looked for longer than usual before this snapshot
     started: bool = False
     compared: float = float("-inf")  # when siblings were last compared
-    plateau: float = 0.0  # bytes of the signal at which told growth ended by itself
+    learned: Learned = field(default_factory=Learned)
 
-    def remember(self, options: Options, snapshot: Snapshot) -> list[tuple[Worker, Life]]:
-        """Add a snapshot; the lives that got a closed bucket by it."""
+    def remember(self, options: Options, snapshot: Snapshot) -> Changed:
+        """Add a snapshot; the lives that got a closed bucket by it, and those in a rush."""
         now = self._tick(snapshot.at)
         width = options.confirm
-        closed = []
+        closed, rushing = [], []
         workers = snapshot.workers
         if snapshot.master is not None:
             workers = (*workers, snapshot.master)
@@ -178,11 +222,13 @@ class Past:
             life.remember(now, worker, width)
             if life.closed:
                 closed.append((worker, life))
+            if life.rush:
+                rushing.append((worker, life))
         if workers:
             self.started = True
         if len(lives) > len(workers):
             self._forget()
-        return closed
+        return closed, rushing
 
     def _tick(self, at: float) -> float:
         """A clock that was set back makes a tick of the usual length, not a life in reverse."""
@@ -201,12 +247,15 @@ class Past:
         horizon = self.now - max(GONE, 3 * self.interval)
         for gone in [id for id, life in self.lives.items() if life.seen < horizon]:
             del self.lives[gone]
+            leak = self.standing.get((gone, LEAK))
+            if leak is not None and leak.act and leak.opinion.headroom:
+                self.learned.left(leak.opinion.measured / leak.opinion.headroom)
             for key in [key for key in self.standing if key[0] == gone]:
                 del self.standing[key]
 
     def forget_learned(self) -> None:
         """The code changed: what its workers used to reach says nothing any more."""
-        self.plateau = 0.0
+        self.learned = Learned()
 
     def points(self, id: WorkerId) -> tuple[tuple[float, float], ...]:
         """What is kept of one process's memory: (Snapshot.at, bytes), oldest first."""
@@ -221,7 +270,7 @@ class Past:
             "version": 1,
             "clock": [self.now, self.shift, self.interval, self.started],
             "compared": None if self.compared == float("-inf") else self.compared,
-            "plateau": self.plateau,
+            "learned": self.learned.dump(),
             "lives": [[*id, life.dump()] for id, life in self.lives.items()],
             "standing": [
                 [subject and list(subject), kind, s.since, list(s.opinion), s.told, s.act]
@@ -238,13 +287,14 @@ class Past:
         past.now, past.shift, past.interval, past.started = dumped["clock"]
         if dumped["compared"] is not None:
             past.compared = dumped["compared"]
-        past.plateau = dumped["plateau"]
+        if "learned" in dumped:
+            past.learned = Learned.load(dumped["learned"])
         for pid, start, life in dumped["lives"]:
             past.lives[WorkerId(pid, start)] = Life.load(life)
         for subject, kind, since, opinion, told, act in dumped["standing"]:
             key = None if subject is None else WorkerId(*subject)
-            measured, bound, confidence, why, material, stretch = opinion
-            stretch = stretch and Stretch(*stretch)
-            opinion = Opinion(measured, bound, confidence, why, material, stretch)
-            past.standing[key, kind] = Standing(since, opinion, told, act)
+            said = Opinion(*opinion)
+            if said.stretch is not None:
+                said = said._replace(stretch=Stretch(*said.stretch))
+            past.standing[key, kind] = Standing(since, said, told, act)
         return past

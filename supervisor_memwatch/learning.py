@@ -1,0 +1,61 @@
+"""What the workers of a program taught about its growth, over generations.
+
+Growth that was acted on says nothing about how it would have gone on: a cache that fills
+in a straight line looks like a leak until it is full. So after a recycle for a leak the
+program is on *trial*: its workers may grow to nearly half of their headroom. Growth that
+then ends by itself is a plateau, up to which nothing counts from now on; growth that does not
+proves a leak, on which is acted early. All of it is forgotten when the code changes.
+
+Not here: what growth is (growth.py), and what a fresh worker needs (needs.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+OPEN, TRIAL, LEAKS = "open", "trial", "leaks"
+
+# Of the headroom a worker began with: what growth may eat in a trial, and up to where a
+# plateau may postpone a verdict. It is never disarmed by what was learned.
+TRIAL_SHARE = 0.45
+CAP = 0.5
+
+
+@dataclass(slots=True)
+class Learned:
+    """Bytes of the growth signal; seconds."""
+
+    plateau: float = 0.0  # where growth that was told ended by itself, the highest
+    warmup: float = 0.0  # the age at which it had ended, the highest
+    state: str = OPEN
+
+    def ended_by_itself(self, level: float, age: float) -> None:
+        """A worker's told growth is over: healthy ones of this program reach `level`."""
+        self.plateau = max(self.plateau, level)
+        self.warmup = max(self.warmup, age)
+        self.state = OPEN
+
+    def grew(self, share: float) -> None:
+        """Told growth has eaten a share of the headroom without an end in sight."""
+        if share >= TRIAL_SHARE:
+            self.state = LEAKS
+
+    def left(self, share: float) -> None:
+        """A worker that was to be recycled for its growth is gone."""
+        if self.state == OPEN:
+            self.state = TRIAL
+        self.grew(share)
+
+    def known(self, first: float, ceiling: float | None) -> float:
+        """Up to where growth is healthy, of a worker that began with `first` bytes."""
+        if ceiling is None:
+            return self.plateau
+        return min(self.plateau, first + CAP * max(ceiling - first, 0))
+
+    def dump(self) -> list[Any]:
+        return [self.plateau, self.warmup, self.state]
+
+    @classmethod
+    def load(cls, dumped: list[Any]) -> Learned:
+        return cls(*dumped)
