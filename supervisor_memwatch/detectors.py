@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from . import growth, units
-from .learning import TRIAL, TRIAL_SHARE
+from .learning import LEAKS, TRIAL, TRIAL_SHARE
 from .model import (
     FD_GROWTH,
     IMBALANCE,
@@ -404,12 +404,16 @@ class Leak:
 
     kind: str = LEAK
     share: float = 0.25  # of the headroom that growth may eat before it is acted on
+    young_share: float = 0.42  # the same, of growth that was watched for less than an hour
     flat_share: float = 0.5  # the same, of growth that is slowing down
     soon: float = 10 * MINUTE  # a limit nearer than this is acted on
+    least: float = 0.1  # of the headroom, below which nothing is
     hurry: float = 3.0  # a short stretch will do if the limit is within so many of its length
     rush: float = 0.08  # of the headroom above the last bucket: from there on each sample counts
     at_once: float = 6 * MINUTE  # a limit nearer than this makes it so
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
+    worth: float = 0.02  # of the headroom: less is not worth a word,
+    worth_bytes: float = 6 * MB  # and more than this always is
 
     def examine(self, scene: Scene) -> Findings:
         if scene.options.growth == "off":
@@ -451,17 +455,22 @@ class Leak:
         if found is None or ceiling is None:
             return None
         left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
-        return found if left < self.at_once * found.rate else None
+        near = left < self.at_once * found.rate and found.grown > self.least * (left + found.grown)
+        return found if near else None
 
     def of(self, scene: Scene, worker: Worker, life: Life, ceiling: int | None) -> Opinion | None:
         """The opinion of one process, whose series got a bucket; `ceiling`: what it may hold."""
         before = scene.before(worker.id, self.kind)
         old = None if before is None else before.opinion.stretch
-        found = self._found(scene, worker, life, ceiling, old)
+        told = before is not None and before.told
+        found = None
+        # What is told is only looked at anew when a coarser scale has news.
+        if not told or old is None or life.closed > old.level + 1:
+            found = self._found(scene, worker, life, ceiling, old if told else None)
         if found is not None:
             stretch = _stretch(found, old)
             return self._opinion(scene, worker, life, ceiling, stretch, _confidence(found))
-        if before is None or old is None or not before.told or not self._goes_on(life, old):
+        if before is None or old is None or not told or not self._goes_on(life, old):
             return None
         return self._opinion(scene, worker, life, ceiling, old, before.opinion.confidence)
 
@@ -474,19 +483,21 @@ class Leak:
         old: growth.Stretch | None,
     ) -> growth.Growth | None:
         """Growth on the scales that have news, the longest that shows it; a short one in haste."""
-        levels = life.closed if old is None else max(life.closed, old.level + 1)
-        above = 0.0
+        above, lowest = 0.0, -1 if old is None else old.level
         if old is None and scene.past.learned.plateau:
             above = scene.past.learned.known(life.base or 0.0, ceiling)
-        for index in range(levels - 1, -1, -1):
+        for index in range(life.closed - 1, lowest, -1):
+            if not growth.rises(life.series.levels[index]):
+                continue
             for count in reversed(growth.WINDOWS):
                 found = _grows(life, index, count, above)
-                if found is not None and self._matters(scene, found):
+                if found is not None and self._matters(scene, found, life, ceiling):
                     return found
-        if levels:
-            found = _brisk(life, above)
-            if found is not None and self._matters(scene, found):
-                return found
+        if old is not None or not growth.rises(life.series.levels[0]):
+            return self._rushes(scene, worker, life, ceiling) if life.rush else None
+        found = _brisk(life, above)
+        if found is not None and self._matters(scene, found, life, ceiling):
+            return found
         if ceiling is None:
             return None
         hurry = _grows(life, 0, growth.SHORT, above)
@@ -498,9 +509,14 @@ class Leak:
                 return hurry
         return self._rushes(scene, worker, life, ceiling) if life.rush else None
 
-    def _matters(self, scene: Scene, found: growth.Growth) -> bool:
+    def _matters(self, scene: Scene, found: growth.Growth, life: Life, ceiling: int | None) -> bool:
+        """Growth that somebody wants to hear of: not a few MB where there is room for many."""
         slowest = scene.options.growth
-        return not isinstance(slowest, float) or found.rate >= slowest
+        if isinstance(slowest, float):
+            return found.rate >= slowest
+        if ceiling is None:
+            return True
+        return found.grown >= min(self.worth * (ceiling - (life.base or 0.0)), self.worth_bytes)
 
     def _goes_on(self, life: Life, old: growth.Stretch) -> bool:
         levels = life.series.levels
@@ -536,10 +552,7 @@ class Leak:
         known_size = settled(scene.options, worker, scene.snapshot.at)
         left = ceiling - held
         headroom = max(left + grown, 0.0)
-        share = self.flat_share if growth.flattens(life.series, stretch.start) else self.share
-        if learned.state == TRIAL:
-            share = max(share, TRIAL_SHARE)
-        bound = share * headroom
+        bound = self.share_of(span, learned.state, life, stretch) * headroom
         pace = growth.pace(life.series, stretch, life.rush)
         near = left / pace if pace > 0 else float("inf")
         said = left * span / grown if grown > 0 else float("inf")  # at the rate of the sentence
@@ -551,8 +564,21 @@ class Leak:
         else:
             why += f", of {units.size(ceiling)}"
         known = last <= learned.known(life.base or 0.0, ceiling)
-        material = (grown >= bound or near <= self.soon) and not known
+        near_enough = near <= self.soon and grown >= self.least * headroom
+        material = (grown >= bound or near_enough) and not known
         return Opinion(grown, bound, confidence, why, material, stretch, headroom)
+
+    def share_of(self, span: float, state: str, life: Life, stretch: growth.Stretch) -> float:
+        """Of the headroom: what growth may eat before it is acted on. The shorter it was watched,
+        the more, as long as it is less than half."""
+        if growth.flattens(life.series, stretch.start):
+            return self.flat_share
+        if state == TRIAL:
+            return TRIAL_SHARE
+        if state == LEAKS:
+            return self.share
+        young = max(0.0, 1 - span / HOUR)
+        return self.share + (self.young_share - self.share) * young
 
 
 @dataclass(frozen=True, slots=True)
@@ -611,6 +637,8 @@ class FdGrowth:
     ) -> Opinion | None:
         old = None if before is None else before.opinion.stretch
         found = None
+        if old is None and not growth.rises(fds.levels[0], self.unit):
+            return None
         levels = closed if old is None else max(closed, old.level + 1)
         for index in range(min(levels, len(fds.levels))):
             found = growth.grows(fds, index, KEPT_BUCKETS, self.unit) or found
@@ -760,6 +788,10 @@ DETECTORS: tuple[Detector, ...] = (
 )
 
 
+# The others look at growth, of which nothing is new until a bucket is full.
+AT_EVERY_LOOK: tuple[Detector, ...] = (Limit(), TotalLimit())
+
+
 def _grows(life: Life, index: int, count: int, above: float) -> growth.Growth | None:
     """growth.grows of a life's memory; where USS and RSS are judged, both must grow."""
     if index >= len(life.series.levels):
@@ -824,7 +856,7 @@ def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
     """Add a snapshot to the past, and let every detector look. The only thing that changes it."""
     closed, rushing = past.remember(options, snapshot)
     scene = Scene(options, snapshot, past, closed, rushing)
-    for detector in DETECTORS:
+    for detector in DETECTORS if closed or rushing else AT_EVERY_LOOK:
         findings = detector.examine(scene)
         if findings:
             _settle(scene, detector.kind, findings)

@@ -15,21 +15,25 @@ from .series import KEPT, Level, Series
 from .units import MB, MINUTE
 
 WINDOWS = (KEPT // 2, 14, KEPT)  # in buckets, on every level
-BRISK = 7  # buckets that do on the finest level, where growth is fast and even
+# Buckets of the finest level that do where growth is fast, and how uneven its steps may be: the
+# largest over the smallest.
+BRISK = ((7, 6.0), (5, 1.35))
 SHORT = 6  # buckets that must do where the limit is near
-RISING = 4  # samples that must do where it is next to nothing
+RISING = 5  # samples that must do where it is next to nothing
 FLAT = 5  # buckets that make growth a thing of the past
 
 SIGNIFICANT = 3.2  # Mann-Kendall z; chance alone passes it once in 1,400 windows
-BENDING = 0.66  # late growth below this share of the early growth is saturation
+STRAIGHT = 0.85  # late growth of at least this share of the early growth is as good as straight
+BENDING = 0.66  # below this share it is saturation
 BENT = 0.2  # and below this one whatever the noise
+SURE = 2.0  # standard deviations that make what is between them saturation
 NOISE = 1.4  # standard deviations by which the late growth may fall short by chance
 HALF = 0.5  # of the growth must remain without its largest step
 THIRD = 0.15  # of the growth must be in every third of the stretch
 
 # Healthy workers drift by up to 0.13 MB/min for ten minutes and by less for longer: what
-# counts as growth is 0.22 MB/min over 5 minutes, and rises with the third root of the time.
-DRIFT_BYTES = 1.1 * MB
+# counts as growth is 0.3 MB/min over 5 minutes, and rises with the third root of the time.
+DRIFT_BYTES = 1.5 * MB
 DRIFT_SPAN = 5 * MINUTE
 
 
@@ -52,6 +56,11 @@ class Growth(NamedTuple):
 def drift(span: float, unit: float = DRIFT_BYTES) -> float:
     """How much a healthy process may drift in `span` seconds."""
     return float(unit * (span / DRIFT_SPAN) ** (1 / 3))
+
+
+def rises(level: Level, unit: float = DRIFT_BYTES) -> bool:
+    """Whether any stretch of a level could have grown: mostly none, and that is all it costs."""
+    return level.lows[-1] - min(level.lows) >= unit / 4
 
 
 def grows(
@@ -81,7 +90,7 @@ def grows(
     if sum(step > (last - first) / (4 * count) for step in steps) < (count - 1) / 2:
         return None
     straight = _straight(level, count, _noise(steps))
-    if straight < BENDING or _bends(level):
+    if not straight or _bends(level):
         return None
     z = mann_kendall(points)
     if z < (SIGNIFICANT if count > SHORT else 2.6):
@@ -96,21 +105,23 @@ def brisk(series: Series, above: float = 0.0) -> Growth | None:
     a long one, so that the slowest saturation that passes is the same.
     """
     level = series.levels[0]
-    lows = level.lows
-    if len(lows) < BRISK or lows[-1] - lows[-BRISK] < DRIFT_BYTES:
-        return None
-    first, last = lows[-BRISK], lows[-1]
-    span = level.ats[-1] - level.ats[-BRISK]
-    grown = last - max(first, above, level.before(BRISK))
-    steps = [b - a for a, b in pairwise(lows[-BRISK:])]
-    if span <= 0 or grown < 2 * drift(span):
-        return None
-    if min(steps) <= 0 or max(steps) > 0.4 * (last - first):
-        return None
-    ratio = _ratio(level, BRISK)
-    if ratio < 0.85 or _bends(level):
-        return None
-    return _growth(level, 0, BRISK, grown, ratio, mann_kendall(lows[-BRISK:]))
+    for count, uneven in BRISK:
+        lows = level.lows
+        if len(lows) < count or lows[-1] - lows[-count] < DRIFT_BYTES:
+            continue
+        first, last = lows[-count], lows[-1]
+        span = level.ats[-1] - level.ats[-count]
+        grown = last - max(first, above, level.before(count))
+        steps = [b - a for a, b in pairwise(lows[-count:])]
+        if span <= 0 or grown < 2 * drift(span):
+            continue
+        if min(steps) <= 0 or max(steps) > uneven * min(steps):
+            continue
+        time, work = _ratios(level, count)
+        if time < STRAIGHT or 0 < work < STRAIGHT or _bends(level):
+            continue
+        return _growth(level, 0, count, grown, time, mann_kendall(lows[-count:]))
+    return None
 
 
 def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
@@ -123,9 +134,10 @@ def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
     steps = [b[1] - a[1] for a, b in pairwise(samples)]
     (start, first), (end, last) = samples[0], samples[-1]
     grown, span = last - first, end - start
-    if span <= 0 or grown <= 0 or max(steps) > HALF * grown or steps[-1] <= 0:
+    if span <= 0 or grown <= 0 or steps[-1] <= 0:
         return None
-    if sum(step > 0 for step in steps) < 0.8 * len(steps):
+    usual = sorted(steps)[len(steps) // 2]
+    if usual <= 0 or max(steps) > 2.5 * usual or sum(s <= 0 for s in steps) > 0.2 * len(steps):
         return None
     return Growth(0, RISING, start, span, first, last, grown, grown / span, None, 1.0, 0.0)
 
@@ -195,17 +207,20 @@ def _is_bent(level: Level, count: int, ratio: float, noise: float) -> bool:
 
     Chance is no excuse where its last third could be chance altogether.
     """
-    if ratio >= BENDING:
+    if ratio >= STRAIGHT:
         return False
     third = (count - 1) // 3
     early = level.lows[third - count] - level.lows[-count]
     late = level.lows[-1] - level.lows[-1 - third]
-    chance = NOISE * noise * third**0.5
-    return ratio < BENT or late < chance or early * (1 - ratio) > chance * 2**0.5
+    chance = noise * third**0.5
+    slower = early * (1 - ratio) / 2**0.5
+    if ratio >= BENDING:
+        return slower > SURE * chance
+    return ratio < BENT or late < NOISE * chance or slower > NOISE * chance
 
 
 def _straight(level: Level, count: int, noise: float) -> float:
-    """As `_ratio`; 0 where a third has hardly a part in the growth, beyond what is chance."""
+    """As `_ratio`; 0 where it bends, or a third has hardly a part in the growth."""
     third = (count - 1) // 3
     lows = level.lows
     early = lows[third - count] - lows[-count]
@@ -216,7 +231,7 @@ def _straight(level: Level, count: int, noise: float) -> float:
     if least <= 0 or least < min(THIRD * grown, grown / 3 - NOISE * noise * third**0.5):
         return 0.0
     ratio = _ratio(level, count)
-    return ratio if _is_bent(level, count, ratio, noise) else max(ratio, BENDING)
+    return 0.0 if _is_bent(level, count, ratio, noise) else max(ratio, BENDING)
 
 
 def _ratio(level: Level, count: int) -> float:
@@ -225,17 +240,22 @@ def _ratio(level: Level, count: int) -> float:
     The kinder of the two: a leak per request slows down at night, one by a timer does not
     speed up at noon. 0 where the first third did not grow.
     """
+    return max(_ratios(level, count))
+
+
+def _ratios(level: Level, count: int) -> tuple[float, float]:
+    """Per second, and per work done (0: unknown)."""
     third = (count - 1) // 3
     lows, ats, works = level.lows, level.ats, level.works
     early = lows[third - count] - lows[-count]
     if early <= 0:
-        return 0.0
+        return 0.0, 0.0
     ratio = (lows[-1] - lows[-1 - third]) / early
     passed = ats[-1] - ats[-1 - third]
     time = ratio * (ats[third - count] - ats[-count]) / passed if passed > 0 else 0.0
     worked = works[-1] - works[-1 - third]
     work = ratio * (works[third - count] - works[-count]) / worked if worked > 0 else 0.0
-    return max(time, work)
+    return time, work
 
 
 class Stretch(NamedTuple):
