@@ -466,7 +466,7 @@ class Leak:
         found = None
         # What is told is only looked at anew when a coarser scale has news.
         if not told or old is None or life.closed > old.level + 1:
-            found = self._found(scene, worker, life, ceiling, old if told else None)
+            found = self._found(scene, worker, life, ceiling, old, told)
         if found is not None:
             stretch = _stretch(found, old)
             return self._opinion(scene, worker, life, ceiling, stretch, _confidence(found))
@@ -481,19 +481,27 @@ class Leak:
         life: Life,
         ceiling: int | None,
         old: growth.Stretch | None,
+        told: bool,
     ) -> growth.Growth | None:
-        """Growth on the scales that have news, the longest that shows it; a short one in haste."""
-        above, lowest = 0.0, -1 if old is None else old.level
+        """Growth on the scales that have news, the longest that shows it; a short one in haste.
+
+        A suspicion is looked at anew on its own scale, too; what is told on coarser ones only.
+        """
+        above, highest, lowest = 0.0, life.closed - 1, -1
+        if old is not None:
+            highest = max(highest, old.level)
+            lowest = old.level if told else -1
         if old is None and scene.past.learned.plateau:
             above = scene.past.learned.known(life.base or 0.0, ceiling)
-        for index in range(life.closed - 1, lowest, -1):
+        highest = min(highest, len(life.series.levels) - 1)
+        for index in range(highest, lowest, -1):
             if not growth.rises(life.series.levels[index]):
                 continue
             for count in reversed(growth.WINDOWS):
                 found = _grows(life, index, count, above)
                 if found is not None and self._matters(scene, found, life, ceiling):
                     return found
-        if old is not None or not growth.rises(life.series.levels[0]):
+        if told or not growth.rises(life.series.levels[0]):
             return self._rushes(scene, worker, life, ceiling) if life.rush else None
         found = _brisk(life, above)
         if found is not None and self._matters(scene, found, life, ceiling):

@@ -199,7 +199,8 @@ def _bends(level: Level) -> bool:
         return False
     noise = _noise([b - a for a, b in pairwise(lows)])
     ratio = _ratio(level, len(lows))
-    return ratio > 0 and _is_bent(level, len(lows), ratio, noise)
+    # A warm-up at its beginning bends a straight line as well, but not by so much.
+    return 0 < ratio < BENDING and _is_bent(level, len(lows), ratio, noise)
 
 
 def _is_bent(level: Level, count: int, ratio: float, noise: float) -> bool:
@@ -212,8 +213,8 @@ def _is_bent(level: Level, count: int, ratio: float, noise: float) -> bool:
     third = (count - 1) // 3
     early = level.lows[third - count] - level.lows[-count]
     late = level.lows[-1] - level.lows[-1 - third]
-    chance = noise * third**0.5
-    slower = early * (1 - ratio) / 2**0.5
+    chance: float = noise * third**0.5
+    slower: float = early * (1 - ratio) / 2**0.5
     if ratio >= BENDING:
         return slower > SURE * chance
     return ratio < BENT or late < NOISE * chance or slower > NOISE * chance
