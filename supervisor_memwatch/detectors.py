@@ -171,7 +171,7 @@ def wants(options: Options, snapshot: Snapshot, past: Past) -> tuple[WorkerId, .
         if limit:
             wanted.update(w.id for w in snapshot.workers if w.rss + (w.swap or 0) >= limit)
         for (subject, kind), standing in past.standing.items():
-            if subject is not None and kind in MEASURED:
+            if subject is not None and kind in MEASURED and not standing.opinion.excused:
                 wanted.add(subject)
                 if standing.act or not standing.told:
                     urgent.add(subject)
@@ -404,8 +404,9 @@ class Leak:
 
     kind: str = LEAK
     share: float = 0.25  # of the headroom that growth may eat before it is acted on
-    young_share: float = 0.42  # the same, of growth that was watched for less than an hour
-    flat_share: float = 0.5  # the same, of growth that is slowing down
+    young_share: float = 0.42  # the same, of growth that has just begun; for an hour less and less
+    old_share: float = 0.2  # the same, of growth that was watched for twelve hours
+    flat_share: float = 0.46  # the same, of growth that is slowing down
     soon: float = 10 * MINUTE  # a limit nearer than this is acted on
     least: float = 0.1  # of the headroom, below which nothing is
     hurry: float = 3.0  # a short stretch will do if the limit is within so many of its length
@@ -426,13 +427,18 @@ class Leak:
         for worker, life in scene.closed:
             if worker.id != master:
                 findings[worker.id] = self.of(scene, worker, life, ceiling)
-                if ceiling is not None and not life.rush and life.second is None:
-                    low = life.series.levels[0].lows[-1]
-                    life.rush_from = low + max(self.rush * (ceiling - low), 8 * MB)
+                self.watch_for_rush(life, life.series.levels[0].lows[-1], ceiling)
         for worker, life in scene.rushing:
-            if worker.id != master and not life.closed:
-                findings.update(self.hastily(scene, worker, life, ceiling))
+            if worker.id != master:
+                self.watch_for_rush(life, life.series.low, ceiling)
+                if life.series.levels:
+                    findings.update(self.hastily(scene, worker, life, ceiling))
         return findings
+
+    def watch_for_rush(self, life: Life, low: float, ceiling: int | None) -> None:
+        """From where on each of its samples counts."""
+        if ceiling is not None and not life.rush and life.second is None:
+            life.rush_from = low + max(self.rush * (ceiling - low), 8 * MB)
 
     def hastily(
         self, scene: Scene, worker: Worker, life: Life, ceiling: int | None
@@ -443,8 +449,8 @@ class Leak:
         found = self._rushes(scene, worker, life, ceiling)
         if found is not None:
             stretch = _stretch(found, old)
-            return {worker.id: self._opinion(scene, worker, life, ceiling, stretch, 0.8)}
-        if before is not None and not before.told and old and old.buckets == growth.RISING:
+            return {worker.id: self._opinion(scene, worker, life, ceiling, stretch)}
+        if before is not None and not before.told and old and old.buckets == growth.RUSHED:
             return {worker.id: None}
         return {}
 
@@ -469,10 +475,10 @@ class Leak:
             found = self._found(scene, worker, life, ceiling, old, told)
         if found is not None:
             stretch = _stretch(found, old)
-            return self._opinion(scene, worker, life, ceiling, stretch, _confidence(found))
+            return self._opinion(scene, worker, life, ceiling, stretch)
         if before is None or old is None or not told or not self._goes_on(life, old):
             return None
-        return self._opinion(scene, worker, life, ceiling, old, before.opinion.confidence)
+        return self._opinion(scene, worker, life, ceiling, old)
 
     def _found(
         self,
@@ -542,7 +548,6 @@ class Leak:
         life: Life,
         ceiling: int | None,
         stretch: growth.Stretch,
-        confidence: float,
     ) -> Opinion:
         first = stretch.first
         last = life.rush[-1][1] if life.rush else life.series.levels[0].lows[-1]
@@ -555,12 +560,14 @@ class Leak:
         )
         if ceiling is None:
             bound = max(self.outgrown, first, learned.plateau - first)
-            return Opinion(grown, bound, confidence, why, grown >= bound, stretch)
+            sure = _confidence(grown, bound)
+            return Opinion(grown, bound, sure, why, grown >= bound, stretch)
         held, name = measure(scene.options, worker, scene.snapshot.at)
         known_size = settled(scene.options, worker, scene.snapshot.at)
         left = ceiling - held
         headroom = max(left + grown, 0.0)
         bound = self.share_of(span, learned.state, life, stretch) * headroom
+        confidence = _confidence(grown, bound)
         pace = growth.pace(life.series, stretch, life.rush)
         near = left / pace if pace > 0 else float("inf")
         said = left * span / grown if grown > 0 else float("inf")  # at the rate of the sentence
@@ -586,7 +593,12 @@ class Leak:
         if state == LEAKS:
             return self.share
         young = max(0.0, 1 - span / HOUR)
-        return self.share + (self.young_share - self.share) * young
+        old = min(1.0, span / (12 * HOUR))
+        return (
+            self.share
+            + (self.young_share - self.share) * young
+            + (self.old_share - self.share) * old
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -671,7 +683,7 @@ class Imbalance:
     """Speaks when a worker, all through a window, held much more than its siblings hold now.
 
     Compared are workers past their warm-up, with siblings at least half as old. A worker
-    that did much more work than they, or that is leaking, explains itself.
+    that is leaking explains itself; one that did much more work than they is shown, never told.
     """
 
     kind: str = IMBALANCE
@@ -724,18 +736,19 @@ class Imbalance:
             return None
         if excess <= self.sigmas * 1.4826 * _median([abs(other - middle) for other in levels]):
             return None
-        work, usual = _work(worker), _median([_work(other) or 0.0 for other, _ in siblings])
+        work, usual = _works(worker, [other for other, _ in siblings])
+        why = (
+            f"holds {units.size(level)}, its {len(siblings)} siblings {units.size(middle)} "
+            f"(median), at {_share(work, usual)} work"
+        )
         if work is not None and usual > 0 and work > self.busy * usual:
-            return None
+            why += ": uneven load"
+            return Opinion(level, ratio * middle, 0.9, why, False, excused=True)
         ceiling = ceiling_of(scene.options, scene.snapshot)
         if ceiling is None:
             bound = max(self.outgrown, middle)
         else:
             bound = self.share * max(ceiling - middle, 0)
-        why = (
-            f"holds {units.size(level)}, its {len(siblings)} siblings {units.size(middle)} "
-            f"(median), at {_share(work, usual)} work"
-        )
         return Opinion(level, ratio * middle, 0.9, why, excess >= bound)
 
 
@@ -829,10 +842,12 @@ def _stretch(found: growth.Growth, old: growth.Stretch | None) -> growth.Stretch
     return growth.Stretch(found.level, found.buckets, start, first, found.rate, found.per_work)
 
 
-def _confidence(found: growth.Growth) -> float:
-    """How sure growth is: longer windows and straighter lines are surer."""
-    sure = 0.8 + 0.04 * found.level + (0.05 if found.buckets == KEPT_BUCKETS else 0.0)
-    return round(min(sure + 0.1 * (found.straight - growth.BENDING) / 0.4, 0.97), 2)
+def _confidence(grown: float, bound: float) -> float:
+    """How sure a leak is: what grows on towards what is acted on, gets surer.
+
+    The ends are those that bench/detect.py measures, of what is told and of what is acted on.
+    """
+    return round(0.82 + 0.15 * min(max(grown, 0.0) / bound, 1.0), 2) if bound > 0 else 0.97
 
 
 def _median(values: list[float]) -> float:
@@ -847,8 +862,11 @@ def _age(past: Past, worker: Worker) -> float:
     return past.now - past.lives[worker.id].first if worker.age is None else worker.age
 
 
-def _work(worker: Worker) -> float | None:
-    return worker.cpu if worker.requests is None else worker.requests
+def _works(worker: Worker, siblings: list[Worker]) -> tuple[float | None, float]:
+    """Its work, and its siblings' median: in requests where those of all are known."""
+    if all(w.requests is not None for w in (worker, *siblings)):
+        return worker.requests, _median([float(w.requests or 0) for w in siblings])
+    return worker.cpu, _median([w.cpu or 0.0 for w in siblings])
 
 
 def _share(work: float | None, usual: float) -> str:
@@ -919,7 +937,8 @@ def _confirm(options: Options, past: Past) -> None:
             continue
         if past.unseen and not standing.told:
             standing.since = past.now  # time that nobody saw confirms nothing
-        standing.told = past.now - standing.since >= JITTER * options.confirm
+        held = past.now - standing.since >= JITTER * options.confirm
+        standing.told = held and not standing.opinion.excused
         standing.act = standing.told and (standing.act or standing.opinion.material)
 
 

@@ -19,7 +19,8 @@ WINDOWS = (KEPT // 2, 14, KEPT)  # in buckets, on every level
 # largest over the smallest.
 BRISK = ((7, 6.0), (5, 1.35))
 SHORT = 6  # buckets that must do where the limit is near
-RISING = 5  # samples that must do where it is next to nothing
+RISING = 4  # samples that must do where it is next to nothing
+RUSHED = 3  # buckets by which what they showed is followed
 FLAT = 5  # buckets that make growth a thing of the past
 
 SIGNIFICANT = 3.2  # Mann-Kendall z; chance alone passes it once in 1,400 windows
@@ -139,7 +140,7 @@ def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
     usual = sorted(steps)[len(steps) // 2]
     if usual <= 0 or max(steps) > 2.5 * usual or sum(s <= 0 for s in steps) > 0.2 * len(steps):
         return None
-    return Growth(0, RISING, start, span, first, last, grown, grown / span, None, 1.0, 0.0)
+    return Growth(0, RUSHED, start, span, first, last, grown, grown / span, None, 1.0, 0.0)
 
 
 class Calm(NamedTuple):

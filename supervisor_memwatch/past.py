@@ -40,6 +40,7 @@ class Opinion(NamedTuple):
     stretch: Stretch | None = None  # the growth it is about, which its detector follows
     headroom: float | None = None  # bytes there were for it when it began
     since: float | None = None  # Past.now's clock; None: since it is known
+    excused: bool = False  # something explains it: shown, never told
 
 
 @dataclass(slots=True)
@@ -200,7 +201,7 @@ class Past:
     learned: Learned = field(default_factory=Learned)
 
     def remember(self, options: Options, snapshot: Snapshot) -> Changed:
-        """Add a snapshot; the lives that got a closed bucket by it, and those in a rush."""
+        """Add a snapshot; the lives that got a closed bucket by it, and those that may rush."""
         now = self._tick(snapshot.at)
         width = options.confirm
         closed, rushing = [], []
@@ -219,10 +220,11 @@ class Past:
                 if age < options.warmup:
                     continue
                 life.warm = True
+                rushing.append((worker, life))  # from where on, is still to be said
             life.remember(now, worker, width)
             if life.closed:
                 closed.append((worker, life))
-            if life.rush:
+            elif life.rush:
                 rushing.append((worker, life))
         if workers:
             self.started = True

@@ -1,0 +1,131 @@
+"""What a program's workers teach over generations; and what is shown of growth that is no leak."""
+
+from __future__ import annotations
+
+import pytest
+from histories import HOUR, MB, MINUTE, Curve, Life, Said, say, ticks
+
+from supervisor_memwatch import detectors
+from supervisor_memwatch.learning import LEAKS, OPEN, TRIAL, Learned
+from supervisor_memwatch.model import RUNNING, Snapshot, Worker, WorkerId
+from supervisor_memwatch.options import Ceiling, Options
+
+
+def fills(to: float, rate: float = 0.5) -> Curve:
+    """A cache that fills in a straight line, MB a minute."""
+    return lambda age: 60 + min(age / MINUTE * rate, to)
+
+
+def generations(*lives: tuple[float, Curve]) -> Said:
+    """Workers one after the other, each for so many hours; 400 MB of headroom."""
+    born, recorded = 0.0, []
+    for n, (hours, curve) in enumerate(lives):
+        recorded.append(Life(curve, pid=101 + n, born=born, dies=born + hours * HOUR))
+        born += hours * HOUR
+    return say(ticks(recorded, born, 30), limit=460)
+
+
+def test_a_cache_that_was_recycled_for_once_may_fill_and_is_never_recycled_for_again() -> None:
+    """The first is acted on at a quarter; the second is on trial; the third is not even told."""
+    said = generations((4, fills(105)), (8, fills(120)), (8, fills(115)))
+    assert said.acted("leak", 101) is not None
+    assert said.when("leak", 102) is not None and said.acted("leak", 102) is None
+    assert said.when("leak", 103) is None
+
+
+def test_a_leak_that_its_trial_confirms_is_acted_on_early_from_then_on() -> None:
+    """After a recycle the next worker may grow to nearly half; those after it may not."""
+    leak = fills(1000)
+    said = generations((3.5, leak), (7, leak), (7, leak))
+    eaten = []
+    for pid, born in ((101, 0.0), (102, 3.5 * HOUR), (103, 10.5 * HOUR)):
+        acted = said.acted("leak", pid)
+        assert acted is not None
+        eaten.append((acted - born) / MINUTE * 0.5 / 400)
+    first, trial, later = eaten
+    assert first == pytest.approx(0.25, abs=0.04)
+    assert trial == pytest.approx(0.45, abs=0.03)
+    assert later == pytest.approx(0.25, abs=0.04)
+
+
+def test_what_was_learned_is_bounded_by_half_of_the_headroom() -> None:
+    learned = Learned()
+    learned.ended_by_itself(400.0, 60.0)
+    assert learned.known(100.0, 500.0) == 300.0
+    assert learned.known(100.0, None) == 400.0
+    assert learned.known(100.0, 50.0) == 100.0
+
+
+def test_only_a_recycle_for_growth_puts_a_program_on_trial_and_an_end_of_growth_ends_it() -> None:
+    learned = Learned()
+    learned.left(0.26)
+    assert learned.state == TRIAL
+    learned.ended_by_itself(1.0, 1.0)
+    assert learned.state == OPEN
+    learned.left(0.9)  # a worker that grew to its end without flattening
+    assert learned.state == LEAKS
+    assert Learned.load(learned.dump()) == learned
+
+
+def test_a_deploy_makes_it_all_forgotten() -> None:
+    past = detectors.Past()
+    past.learned.ended_by_itself(400.0, 60.0)
+    past.forget_learned()
+    assert past.learned == Learned()
+
+
+def _verdicts(
+    curve: Curve, until: float, work: float = 0.1, siblings: int = 0
+) -> list[tuple[str, bool, str]]:
+    """Every verdict on the first worker at the end: kind, told, why."""
+    past, options = detectors.Past(), Options(limit=Ceiling(bytes=900 * MB), total_limit=None)
+    t = 0.0
+    while t < until:
+        workers = []
+        for n in range(siblings + 1):
+            anon = int((curve(t) if n == 0 else 60) * MB)
+            cpu = t * (work if n == 0 else 0.1)
+            id = WorkerId(101 + n, 1)
+            workers.append(Worker(id, 300 + t, anon + 12 * MB, 12 * MB, anon, None, anon, 0, cpu))
+        now = Snapshot("web", t, RUNNING, 9, "gunicorn", None, tuple(workers))
+        detectors.remember(options, past, now)
+        t += 5
+    found = detectors.examine(options, now, past).get(WorkerId(101, 1), ())
+    return [(verdict.kind, verdict.told, verdict.why) for verdict in found]
+
+
+def test_one_step_is_shown_as_a_spike_and_never_told() -> None:
+    [(kind, told, why)] = _verdicts(lambda t: 60 + (67 if t > HOUR else 0), 2 * HOUR)
+    assert (kind, told) == ("spike", False)
+    assert why == "one step of 67.0MB (60.0MB to 127.0MB), flat since"
+
+
+def test_a_cache_that_has_filled_is_shown_as_a_plateau() -> None:
+    [(kind, told, why)] = _verdicts(lambda t: 60 + min(t / MINUTE, 30), 2 * HOUR)
+    assert (kind, told) == ("plateau", False)
+    assert why.startswith("grew ") and why.endswith("to 90.0MB), flat since")
+
+
+def test_a_spike_is_forgotten_when_the_memory_comes_back() -> None:
+    assert _verdicts(lambda t: 60 + (67 if HOUR < t < 2 * HOUR else 0), 3 * HOUR) == []
+
+
+def test_uneven_load_is_shown_and_never_told() -> None:
+    """Three times its siblings' memory for nine times their work."""
+    found = _verdicts(lambda t: 180, HOUR, work=0.9, siblings=3)
+    assert [(kind, told) for kind, told, _ in found] == [("imbalance", False)]
+    assert found[0][2].endswith("at 9.0 times their work: uneven load")
+
+
+def test_a_leak_that_eats_its_headroom_in_three_minutes_is_acted_on_before_half_is_gone() -> None:
+    """It starts after an hour; the finest buckets are 30 s wide."""
+    rate = 400 / (3 * MINUTE)
+    said = say(ticks([Life(lambda age: 60 + max(age - HOUR, 0) * rate)], HOUR + 180), limit=460)
+    acted = said.acted("leak")
+    assert acted is not None and HOUR < acted < HOUR + 90
+
+
+def test_a_big_load_of_half_a_minute_is_no_leak() -> None:
+    """200 MB in 30 s, towards a limit that is a minute away: it ends before it is confirmed."""
+    curve = lambda age: 60 + 200 * min(max(age - HOUR, 0) / 30, 1)  # noqa: E731
+    assert say(ticks([Life(curve)], 2 * HOUR), limit=460).told == {}
