@@ -1,163 +1,419 @@
-"""How often the detectors are right: recorded programs, through `replay`, scored per worker.
+"""How often the detectors are right, on labelled histories: one command prints the table.
 
-    python bench/detect.py TRACES [--tick 5] [--stretch 5] [--program NAME] [--save DIR]
+    python bench/detect.py                                 # synthetic, test seeds
+    python bench/detect.py --seeds tune --kind leak_slow --errors
+    python bench/detect.py --suite all --recordings DIR --traces DIR --closed-loop --baselines
 
-TRACES is a directory with samples.csv.gz (t, program, role, pid, start, rss, pss, uss, swap
-in kB, requests) and meta.json (behaviour and truth per program). Rates in such recordings are
-compressed: a second is read as `--stretch` seconds, a sample kept per `--tick`. `--save`
-writes each program in the replay format.
+Three sources: synthetic programs (synthetic.py; a limit is known, the truth too), recordings of
+real gunicorn (record.py's), and traces (whose seconds are read as five). Each worker life is
+scored at two levels: `told` and `act`. Tuning seeds and test seeds have different names;
+published is what test seeds say.
+
+The detectors are called as `memwatch replay` calls them; `--through-cli` sends the same lines
+through that command instead, which must give the same figures.
+
+Not covered: what an action costs (recycle.py), what a look costs in the listener (tick.py).
+See also judging.py (what is noted), figures.py (what it amounts to), baselines.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
-import io
 import json
+import multiprocessing
+import random
+import shlex
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import baselines
+import synthetic
+from figures import (
+    Mistake,
+    acted,
+    added,
+    closed_figures,
+    figures,
+    half,
+    imbalanced,
+    late,
+    other,
+    recorded_figures,
+    told,
+)
+from judging import (
+    KB,
+    SHORT,
+    Judge,
+    Ours,
+    Recording,
+    Result,
+    ThroughCommand,
+    recordings,
+    run,
+    run_recording,
+    traces,
+)
+from living import FILLS, HEALTHY, LEAKS
 
-from supervisor_memwatch.replay import replay
-
-KB, MB = 1024, 1024 * 1024
-FILLS = ("lru", "lru_uneven")  # caches that fill in a straight line: a leak until they are full
-
-
-def convert(traces: Path, tick: float, stretch: float) -> dict[str, list[str]]:
-    """The replay lines of every program of a recording."""
-    lines: dict[str, list[str]] = {}
-    times: dict[str, float] = {}
-    ticks: dict[str, dict[str, Any]] = {}
-    with gzip.open(traces / "samples.csv.gz", "rt") as file:
-        for row in csv.DictReader(file):
-            name, t = row["program"], float(row["t"]) * stretch
-            if name not in lines:
-                lines[name] = [json.dumps({"program": {"namespec": name, "interval": tick}})]
-                times[name] = float("-inf")
-            current = ticks.get(name)
-            if current is None or t != current["t"]:
-                if current is not None and current["t"] - times[name] >= 0.8 * tick:
-                    times[name] = current["t"]
-                    lines[name].append(json.dumps(current))
-                current = ticks[name] = {"t": t, "master": None, "workers": []}
-            process = {
-                "pid": int(row["pid"]),
-                "start": int(row["start"]),
-                "rss": int(row["rss"]) * KB,
-                "pss": int(row["pss"]) * KB,
-                "uss": int(row["uss"]) * KB,
-                "swap": int(row["swap"] or 0) * KB,
-                "requests": int(row["requests"]) if row["requests"] else None,
-            }
-            if row["role"] == "master":
-                current["master"] = process
-            else:
-                current["workers"].append(process)
-    return lines
+SEEDS = {"tune": tuple(range(1, 21)), "test": tuple(range(1001, 1021))}
+PROGRAMS = 412
 
 
-class Score:
-    """What was said of each worker of one program, and when."""
-
-    def __init__(self, lines: list[str]) -> None:
-        out, err = io.StringIO(), io.StringIO()
-        began = time.process_time()
-        status = replay(lines, out, err)
-        self.cpu = time.process_time() - began
-        if status:
-            raise SystemExit(err.getvalue())
-        self.samples = 0
-        self.told: dict[tuple[str, str], tuple[float, float]] = {}  # when, MB grown by then
-        self.act: dict[tuple[str, str], float] = {}
-        self.rss: dict[str, list[float]] = {}
-        self.masters: set[str] = set()
-        for line, answer in zip(lines[1:], out.getvalue().splitlines(), strict=True):
-            tick, said = json.loads(line), json.loads(answer)
-            processes = tick["workers"] + ([tick["master"]] if tick["master"] else [])
-            self.samples += len(processes)
-            if tick["master"]:
-                self.masters.add(str(tick["master"]["pid"]))
-            for process in processes:
-                self.rss.setdefault(str(process["pid"]), []).append(process["rss"] / MB)
-            for pid, kinds in said["verdicts"].items():
-                for kind in kinds:
-                    grown = self.rss[pid][-1] - self.rss[pid][0] if pid in self.rss else 0
-                    self.told.setdefault((pid, kind), (tick["t"], grown))
-            for pid, kinds in said["act"].items():
-                for kind in kinds:
-                    self.act.setdefault((pid, kind), tick["t"])
-
-    @property
-    def workers(self) -> list[str]:
-        return [pid for pid in self.rss if pid not in self.masters]
+# --- the synthetic suite ---------------------------------------------------------------------
 
 
-def leaking(truth: str, score: Score) -> set[str]:
-    """The workers that leak: all of them, or the one that grew."""
-    if truth in ("leak", "leak_late"):
-        return set(score.workers)
-    if truth == "leak_one":
-        return {max(score.workers, key=lambda pid: score.rss[pid][-1] - score.rss[pid][0])}
-    return set()
+def judges() -> dict[str, Callable[[dict[str, Any]], Judge]]:
+    """Who can be asked, by name; each is made from the header of a recording."""
+    return {"ours": Ours, "through-cli": ThroughCommand, **baselines.TABLE}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("traces", type=Path)
-    parser.add_argument("--tick", type=float, default=5.0)
-    parser.add_argument("--stretch", type=float, default=5.0)
-    parser.add_argument("--program")
-    parser.add_argument("--save", type=Path)
-    arguments = parser.parse_args()
-    meta = json.loads((arguments.traces / "meta.json").read_text())["programs"]
-    hits = misses = alarms = fills = false_acts = 0
-    leaked = []
-    cpu = samples = 0.0
-    for name, lines in convert(arguments.traces, arguments.tick, arguments.stretch).items():
-        if arguments.program not in (None, name):
+class Job(NamedTuple):
+    """A program to be judged; small enough to be sent to another process."""
+
+    seed: str
+    behaviour: str
+    judge: str
+    closed: bool = False
+
+
+def work(job: Job) -> Result:
+    program = synthetic.draw(job.seed, job.behaviour)
+    judge = judges()[job.judge](program.header())
+    try:
+        return run(program, judge, job.closed, weigh=job.judge == "ours")
+    finally:
+        if isinstance(judge, ThroughCommand):
+            judge.close()
+
+
+def suite(seeds: Sequence[int], count: int, kinds: tuple[str, ...], judge: str) -> list[Job]:
+    """`count` programs, every behaviour equally often, the seeds in turn."""
+    names = [name for name in synthetic.BEHAVIOURS if not kinds or name in kinds]
+    jobs = []
+    for index in range(count):
+        seed, round_ = seeds[index % len(seeds)], index // len(names)
+        if index % len(names) == 0:
+            random.Random(f"{seeds[0]} {round_}").shuffle(names)
+        jobs.append(Job(f"{seed} {index}", names[index % len(names)], judge))
+    return jobs
+
+
+def carry_out(jobs: Sequence[Job], processes: int, progress: str = "") -> list[Result]:
+    """Every job, in order, on so many processes."""
+    results = []
+    shown = sys.stderr.isatty()
+    if processes == 1:
+        found: Iterator[Result] = map(work, jobs)
+        pool = None
+    else:
+        pool = multiprocessing.get_context("fork").Pool(processes)
+        found = pool.imap(work, jobs, chunksize=2)
+    for number, result in enumerate(found, 1):
+        results.append(result)
+        if shown:
+            print(f"\r{progress} {number}/{len(jobs)}", end="", file=sys.stderr, flush=True)
+    if pool is not None:
+        pool.close()
+        pool.join()
+    if shown:
+        print(file=sys.stderr)
+    return results
+
+
+# --- words ----------------------------------------------------------------------------------
+
+
+def percent(values: Sequence[float]) -> str:
+    value, low, high = values
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def minutes(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds / 60:.0f} min"
+
+
+def table(f: dict[str, Any]) -> str:
+    rows = [
+        f"{f['programs']} programs, {f['lives']} worker lives, {f['leaking']} of them leaking, "
+        f"{f['healthy_days']:.0f} healthy worker-days in traps.",
+        "",
+        "| | told | act |",
+        "|---|---|---|",
+    ]
+    a, b = f["told"], f["act"]
+
+    def row(name: str, key: str, form: Any) -> None:
+        rows.append(f"| {name} | {form(a[key])} | {form(b[key])} |")
+
+    row("precision", "precision", percent)
+    row("recall (told: leaks one could find; act: of a third of the room)", "recall", percent)
+    row("F1", "f1", percent)
+    row("recall on every leak one could find", "recall_all", lambda v: f"{v:.3f}")
+    row("wrong", "false", str)
+    row("... of caches that were not full yet, though slowing down", "false_filling", str)
+    row("wrong per healthy worker-day", "false_per_day", lambda v: f"{v:.4f}")
+    row("leaks that ate half of the room: found", "rh", lambda v: f"{v:.3f}")
+    row("... before half was gone", "rh50", lambda v: f"{v:.3f}")
+    row("MB leaked by then (median)", "median_mb", lambda v: "-" if v is None else f"{v:.1f}")
+    row("after (median)", "median_delay", minutes)
+    imbalance = f["imbalance"]
+    rows += [
+        "",
+        f"- False actions of any kind per healthy worker-day: {f['false_actions_per_day']:.4f} "
+        f"({f['false_actions']}).",
+        f"- Imbalance: recall {imbalance['recall']:.3f} of "
+        f"{imbalance['hits'] + imbalance['missed']}"
+        f", false {imbalance['false']}. Other verdicts that were wrong: "
+        f"{', '.join(f'{n} {what}' for what, n in f['other_false'].items()) or 'none'}.",
+    ]
+    found = [f"{kind} {n} of {of}" for kind, (n, of) in f["other_found"].items()]
+    if found:
+        rows.append(f"- Found, of programs that have it: {', '.join(found)}.")
+    if f["us_per_sample"] is not None:
+        line = f"- Cost: {f['us_per_sample']:.2f} us CPU per sample"
+        if f["bytes_per_worker"]:
+            middle, most = f["bytes_per_worker"]
+            line += f", {middle / KB:.1f} KB per worker (median; most {most / KB:.1f})"
+        rows.append(line + ".")
+    said = [
+        f"said {c['said']:.2f}, right {c['right']:.2f} ({c['count']})" for c in f["calibration"]
+    ]
+    rows.append(f"- Confidence when told: {'; '.join(said) or 'nothing told'}.")
+    return "\n".join(rows)
+
+
+def closed_table(f: dict[str, Any]) -> str:
+    return (
+        f"Closed loop (an act recycles the worker, the kernel kills at the limit): "
+        f"{f['recycles']} recycles, false ones per healthy worker-day {f['false_per_day']:.4f} "
+        f"({f['false_recycles']} in {f['healthy_days']:.0f} days; "
+        f"{f['false_in_leaking']} more in leaking programs); leaking programs in which a worker "
+        f"was killed: {f['killed_programs']} of {f['leaking_programs']} "
+        f"({100 * f['killed']:.1f} %)."
+    )
+
+
+def recorded_table(f: dict[str, Any]) -> str:
+    imbalance = f["imbalance"]
+    wrong = ", ".join(f"{n} {what}" for what, n in f["other_false"].items()) or "none"
+    return "\n".join(
+        [
+            f"{f['programs']} programs, {f['lives']} worker lives, {f['leaking']} of them leaking "
+            f"({f['short']} for less than {SHORT / 60:.0f} min: left out where nothing was said).",
+            "",
+            "| precision | recall | F1 | MB leaked when told (median) | after (median) |",
+            "|---|---|---|---|---|",
+            f"| {percent(f['precision'])} | {percent(f['recall'])} | {percent(f['f1'])} "
+            f"| {'-' if f['median_mb'] is None else round(f['median_mb'], 1)} "
+            f"| {minutes(f['median_delay'])} |",
+            "",
+            f"False actions: {f['false_actions']}. Imbalance: {imbalance['hits']} of "
+            f"{imbalance['hits'] + imbalance['missed']} found, {imbalance['false']} false. "
+            f"Other verdicts that were wrong: {wrong}.",
+        ]
+    )
+
+
+def compare(arguments: argparse.Namespace, jobs: Sequence[Job]) -> str:
+    """Every method on the same programs, a row each; ours at both levels."""
+    sources = [run for _, run in recorded(arguments)]
+    rows = [
+        "| method | precision | recall | F1 | Rh | Rh@50 | wrong per worker-day | MB | us |"
+        + (" false recycles per worker-day | killed |" if arguments.closed_loop else "")
+        + " recordings: F1, MB |" * len(sources),
+    ]
+    rows.append("|---" * (rows[0].count("|") - 1) + "|")
+    for name, make in judges().items():
+        if name == "through-cli":
             continue
-        if arguments.save:
-            arguments.save.mkdir(parents=True, exist_ok=True)
-            (arguments.save / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-        score, truth = Score(lines), meta[name]["truth"]
-        cpu, samples = cpu + score.cpu, samples + score.samples
-        guilty = leaking(truth, score)
-        found = {pid for pid, kind in score.told if kind == "leak"}
-        hits += len(found & guilty)
-        misses += len(guilty - found)
-        alarms += len(found - guilty)
-        fills += len(found - guilty) if name in FILLS else 0
-        leaked += [score.told[pid, "leak"][1] for pid in found & guilty]
-        allowed = {(pid, "leak") for pid in guilty}
-        if truth == "imbalance":
-            allowed |= {(pid, "imbalance") for pid in score.workers}
-        wrong = set(score.act) - allowed
-        false_acts += len(wrong)
-        print(f"{name}: {truth}, {len(score.workers)} lives")
-        for (pid, kind), (when, grown) in score.told.items():
-            acted = score.act.get((pid, kind))
-            acts = "" if acted is None else f", acts at {acted / 60:.0f}m"
-            print(f"    {pid} {kind} told at {when / 60:.1f}m, +{grown:.1f}MB{acts}")
-    _print("all", hits, misses, alarms)
-    _print("without caches that fill straight", hits, misses, alarms - fills)
-    leaked.sort()
-    if leaked:
-        print(f"MB grown when told: median {leaked[len(leaked) // 2]:.1f}, most {leaked[-1]:.1f}")
-    print(f"false acts: {false_acts}")
-    print(f"CPU: {cpu / samples * 1e6:.1f} us per sample, parsing and printing included")
+        results = carry_out([job._replace(judge=name) for job in jobs], arguments.jobs, name)
+        f = figures(results)
+        more = ""
+        if arguments.closed_loop:
+            closed = [job._replace(judge=name, closed=True) for job in jobs]
+            c = closed_figures(carry_out(closed, arguments.jobs, f"{name}, closed loop"))
+            more = f" {c['false_per_day']:.4f} | {100 * c['killed']:.1f} % |"
+        for source in sources:
+            r = recorded_figures([run_recording(recording, make) for recording in source])
+            mb = "-" if r["median_mb"] is None else f"{r['median_mb']:.1f}"
+            more += f" {r['f1'][0]:.3f}, {mb} |"
+        for level in ("told", "act") if name == "ours" else ("act",):
+            x = f[level]
+            title = f"**ours, {level}**" if name == "ours" else name
+            mb = "-" if x["median_mb"] is None else f"{x['median_mb']:.0f}"
+            rows.append(
+                f"| {title} | {x['precision'][0]:.3f} | {x['recall_all']:.3f} "
+                f"| {harmonic(x['precision'][0], x['recall_all']):.3f} | {x['rh']:.3f} "
+                f"| {x['rh50']:.3f} | {x['false_per_day']:.3f} | {mb} "
+                f"| {f['us_per_sample']:.1f} |{more}"
+            )
+    return "\n".join(rows)
+
+
+def harmonic(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
+def by_behaviour(results: Sequence[Result]) -> str:
+    rows = [
+        "| behaviour | lives | leaks | told | acted | false told | false acts | missed told "
+        "| missed acts | half | found | before |",
+        "|---" * 12 + "|",
+    ]
+    groups: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[result.behaviour].append(result)
+    for name in sorted(groups):
+        group = groups[name]
+        t, a = added(told(r)[0] for r in group), added(acted(r)[0] for r in group)
+        total, found, before = half(group, "told_at")
+        lives = sum(len(r.records) for r in group)
+        leaks = sum(x.since is not None for r in group for x in r.records)
+        rows.append(
+            f"| {name} | {lives} | {leaks} | {t.hits} | {a.hits} | {t.false} | {a.false} "
+            f"| {t.missed} | {a.missed} | {total} | {found} | {before} |"
+        )
+    return "\n".join(rows)
+
+
+def errors(results: Sequence[Result]) -> str:
+    """Every error that remains, one a line."""
+    mistakes: list[Mistake] = []
+    for result in results:
+        for score in (told, acted, imbalanced):
+            mistakes += score(result)[1]
+        mistakes += other(result)
+    mistakes += late(results)
+    rows = [
+        "| what | behaviour | seed | tick | worker | when | leaked, share | why |",
+        "|---" * 8 + "|",
+    ]
+    for m in sorted(mistakes, key=lambda m: (m.what, m.result.behaviour, m.result.name)):
+        r = m.record
+        who = "program" if r is None else f"{r.place} {r.id} {r.born:.0f}..{r.ended:.0f} {r.end}"
+        when = "-" if m.at is None else f"{m.at:.0f}"
+        truth = (
+            ""
+            if r is None or r.since is None
+            else (f"since {r.since:.0f}, {r.leaked:.1f}MB, {r.share:.2f}")
+        )
+        seed = m.result.name.partition(":")[2]
+        rows.append(
+            f"| {m.what} | {m.result.behaviour} | {seed} | {m.result.tick:g} | {who} | {when} "
+            f"| {truth} | {m.why} |"
+        )
+    return "\n".join(rows)
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def parse_seeds(text: str) -> tuple[str, tuple[int, ...]]:
+    if text in SEEDS:
+        return text, SEEDS[text]
+    return "given", tuple(int(part) for part in text.split(","))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    given = sys.argv[1:] if argv is None else argv
+    print(f"{time.strftime('%Y-%m-%d')}, `python bench/detect.py {shlex.join(given)}`")
+    if arguments.baselines:
+        jobs = chosen_jobs(arguments, "ours")
+        print(f"\n{len(jobs)} synthetic programs, {seeds_named(arguments)}:\n")
+        print(compare(arguments, jobs))
+        return 0
+    if arguments.suite in ("synthetic", "traps", "all"):
+        print_synthetic(arguments)
+    for title, found in recorded(arguments):
+        print_recorded(title, found, arguments)
     return 0
 
 
-def _print(what: str, hits: int, misses: int, alarms: int) -> None:
-    precision = hits / (hits + alarms) if hits + alarms else 1.0
-    recall = hits / (hits + misses) if hits + misses else 1.0
-    f1 = 2 * hits / (2 * hits + misses + alarms) if hits + misses + alarms else 1.0
-    print(f"{what}: precision {precision:.3f}, recall {recall:.3f}, F1 {f1:.3f}")
+def print_synthetic(arguments: argparse.Namespace) -> None:
+    judge = "through-cli" if arguments.through_cli else arguments.judge
+    jobs = chosen_jobs(arguments, judge)
+    results = carry_out(jobs, arguments.jobs, judge)
+    found = figures(results)
+    print(f"\nSynthetic programs, {seeds_named(arguments)}:\n")
+    print(json.dumps(found) if arguments.json else table(found))
+    if arguments.behaviours:
+        print("\n" + by_behaviour(results))
+    if arguments.errors:
+        print("\n" + errors(results))
+    if arguments.closed_loop:
+        jobs = [job._replace(closed=True) for job in jobs]
+        closed = carry_out(jobs, arguments.jobs, f"{judge}, closed loop")
+        looped = closed_figures(closed)
+        print("\n" + (json.dumps(looped) if arguments.json else closed_table(looped)))
+        if arguments.errors:
+            print_closed_errors(closed)
+
+
+def seeds_named(arguments: argparse.Namespace) -> str:
+    which, seeds = parse_seeds(arguments.seeds)
+    return f"{which} seeds {seeds[0]} to {seeds[-1]}"
+
+
+def chosen_jobs(arguments: argparse.Namespace, judge: str) -> list[Job]:
+    kinds = tuple(arguments.kind)
+    if arguments.suite == "traps":
+        names = [n for n, label in synthetic.LABELS.items() if label in (HEALTHY, FILLS)]
+        kinds = tuple(n for n in names if not kinds or n in kinds)
+    return suite(parse_seeds(arguments.seeds)[1], arguments.programs, kinds, judge)
+
+
+def print_closed_errors(results: Sequence[Result]) -> None:
+    print()
+    for result in results:
+        for text in result.false_recycles:
+            print(f"- false recycle: {result.name} {text}")
+        if result.kills and result.label == LEAKS:
+            print(f"- killed: {result.name}, {result.kills} after {result.recycles} recycles")
+
+
+def recorded(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Recording]]]:
+    if arguments.suite in ("recordings", "all"):
+        if arguments.recordings is not None:
+            yield "Recordings of real gunicorn", recordings(arguments.recordings)
+        if arguments.traces is not None:
+            yield "Traces of real gunicorn, a second read as five", traces(arguments.traces)
+
+
+def print_recorded(title: str, found: list[Recording], arguments: argparse.Namespace) -> None:
+    make = judges()["through-cli" if arguments.through_cli else arguments.judge]
+    kinds = arguments.kind
+    chosen = [r for r in found if not kinds or any(kind in r.name for kind in kinds)]
+    results = [run_recording(recording, make) for recording in chosen]
+    f = recorded_figures(results)
+    print(f"\n{title}:\n\n{json.dumps(f) if arguments.json else recorded_table(f)}")
+    if arguments.errors:
+        print("\n" + errors(results))
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    suites = ("synthetic", "traps", "recordings", "all")
+    parser.add_argument("--suite", choices=suites, default="synthetic")
+    parser.add_argument("--seeds", default="test", help="test, tune or N,M,...")
+    parser.add_argument("--programs", type=int, default=PROGRAMS)
+    parser.add_argument("--recordings", type=Path, metavar="DIR", help="what record.py wrote")
+    parser.add_argument("--traces", type=Path, metavar="DIR", help="samples.csv.gz, meta.json")
+    parser.add_argument("--kind", action="append", default=[], metavar="NAME", help="only these")
+    parser.add_argument("--judge", default="ours", help=f"one of {', '.join(judges())}")
+    parser.add_argument("--closed-loop", action="store_true", help="an act recycles the worker")
+    parser.add_argument("--baselines", action="store_true", help="every method, a row each")
+    parser.add_argument("--behaviours", action="store_true", help="a table per behaviour")
+    parser.add_argument("--errors", action="store_true", help="every error that remains")
+    parser.add_argument("--through-cli", action="store_true", help="ask `memwatch replay -`")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--jobs", type=int, default=2)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,34 @@
 """`memwatch audit`: is my application leaking? From any terminal, with or without Supervisor.
 
-Finds gunicorn masters, watches them for a while with the listener's own detectors at a finer
-step, and says of each worker what it saw. `--save` before a test run and `--since` after it
-compare each worker with itself, its idle siblings being the control: `compare` is that rule.
+Finds gunicorn masters (or the program that was named), watches them for a while with the listener's
+own detectors at a finer step, and prints what appraisal.py makes of it. `--save` before a test run
+and `--since` after it compare each worker with itself (runs.py); `--record` writes what was seen in
+the format that `memwatch replay` reads. Here are the processes, the clock and the files.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TextIO
 
-from . import __version__, detectors, report, topology, units
+from . import __version__, appraisal, detectors, openfiles, recording, topology, units
 from .config import named
-from .model import RUNNING, WARMING_UP, Snapshot, Verdict, Worker, WorkerId
+from .model import RUNNING, Snapshot, Verdict, Worker, WorkerId
 from .options import Options
 from .sampler import Program, Sampler
-from .units import HOUR, MB, MINUTE
 
 BUCKETS = 14.0  # the watch is cut into so many steps; the first window of a leak is 10 of them
-# Growth between two looks at a worker that is no more than this is noise.
-LEAST = 4 * MB
-SHARE = 0.05
-IDLE = 0.1  # of the busiest sibling's CPU time: less is idle
+COARSEST = 30.0  # seconds of a step, however long the watch is
+MANY = 2000  # looks that are kept; of a longer watch half of them
+
+
+_APPLICATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(.*\))?")  # module:name
 
 
 class AuditError(Exception):
@@ -37,20 +40,20 @@ class Subject(NamedTuple):
 
     name: str
     pid: int
+    options: Options = Options()
     before: Mapping[str, Any] | None = None
 
 
-class Change(NamedTuple):
-    """One worker between two looks: bytes and CPU seconds."""
+@dataclass
+class _Watch:
+    """One subject while it is watched."""
 
-    id: WorkerId
-    grown: int  # anonymous memory
-    beyond: int  # what idle siblings' growth does not explain
-    cpu: float | None
-    idle: bool
-    before: int | None  # `beyond` of the run before, where it was kept
-    found: str  # "leak", "grew", "settled", "same" or "new"
-    why: str
+    subject: Subject
+    options: Options
+    snapshots: list[Snapshot] = field(default_factory=list)
+    past: detectors.Past = field(default_factory=detectors.Past)
+    verdicts: Mapping[WorkerId | None, tuple[Verdict, ...]] = field(default_factory=dict)
+    files: dict[WorkerId, dict[int, str]] = field(default_factory=dict)  # as first seen
 
 
 def run(
@@ -61,32 +64,55 @@ def run(
     since: str | None,
     as_json: bool,
     namespecs: Callable[[], Mapping[str, int]],
+    record: str | None = None,
+    options: Callable[[str], Options] = lambda namespec: Options(),
 ) -> int:
     """Audit and print; 0 healthy or not enough to tell, 1 something was found.
 
-    `namespecs` gives Supervisor's running programs where a name is not a pid. Raises AuditError.
+    `namespecs` gives Supervisor's running programs where a name is not a pid, `options` what the
+    configuration has for one of them. Raises AuditError.
     """
     saved = _read_saved(since) if since else None
-    if save:
-        _try_to_save(save)
-    subjects = _subjects(names, namespecs)
+    for option, path in (("save", save), ("record", record)):
+        if path:
+            _try_to_write(option, path)
+    subjects = _subjects(names, namespecs, options)
     if since and saved is not None:
         subjects = _matched(subjects, since, saved)
-    programs = [_program(*watched) for watched in _watch(subjects, seconds)]
+    if record and len(subjects) > 1:
+        raise AuditError(
+            f"--record holds one program: name one of {_listed(s.name for s in subjects)}"
+        )
+    watched = _watched(subjects, seconds, record)
+    programs = [appraisal.document(each) for each in watched]
     if save:
         _save(save, programs)
     if as_json:
         document = {"version": __version__, "time": time.time(), "programs": programs}
         print(json.dumps(document, indent=2))
     else:
-        print("\n\n".join(_text(program, seconds, since) for program in programs))
+        block = _block(sys.stdout)
+        print("\n\n".join(appraisal.text(program, since, block) for program in programs))
     return 1 if any(program["found"] for program in programs) else 0
+
+
+def _block(stream: TextIO) -> str:
+    """What bars are made of, as far as the terminal knows it."""
+    try:
+        "\u2588".encode(getattr(stream, "encoding", None) or "ascii")
+    except (UnicodeError, LookupError):
+        return "#"
+    return "\u2588"
 
 
 # -- what is audited ---------------------------------------------------------------------
 
 
-def _subjects(names: Sequence[str], namespecs: Callable[[], Mapping[str, int]]) -> list[Subject]:
+def _subjects(
+    names: Sequence[str],
+    namespecs: Callable[[], Mapping[str, int]],
+    options: Callable[[str], Options],
+) -> list[Subject]:
     if not names:
         trees = topology.masters()
         if not trees:
@@ -100,14 +126,16 @@ def _subjects(names: Sequence[str], namespecs: Callable[[], Mapping[str, int]]) 
     for name in names:
         if name.isascii() and name.isdigit() and len(name) < 20:
             found = topology.tree_of(int(name))
-            if found is None and os.path.exists(f"{topology.PROC}/{name}"):
-                raise AuditError(f"process {name} is no gunicorn's: name a program of Supervisor's")
+            if found is None:
+                found = topology.discover(int(name))  # a plain program
             if found is None:
                 raise AuditError(f"no process {name}")
             subjects.append(Subject(_label(found), _one_master(found).pid))
             continue
         running = namespecs() if running is None else running
-        meant = [Subject(spec, pid) for spec, pid in running.items() if named(name, spec)]
+        meant = [
+            Subject(spec, pid, options(spec)) for spec, pid in running.items() if named(name, spec)
+        ]
         if not meant:
             raise AuditError(
                 f"{units.printable(name)}: not a running program of Supervisor's; running: "
@@ -140,8 +168,19 @@ def _label(tree: topology.Tree) -> str:
     except OSError:
         words = ""
     title, found, rest = words.partition("gunicorn: master [")
-    name = rest.partition("]")[0] if found and not title else words.split(" ")[-1]
+    if found and not title:
+        name = rest.partition("]")[0]
+    elif tree.master:
+        name = next(filter(_APPLICATION.fullmatch, words.split(" ")), words.split(" ")[-1])
+    else:
+        name = _command(words.split(" "))
     return units.printable(f"{name or 'gunicorn'} (pid {pid})", 80)
+
+
+def _command(argv: Sequence[str]) -> str:
+    """What a plain program is called: its own name, or that of the script it runs."""
+    interpreted = len(argv) > 1 and os.path.basename(argv[0]).startswith("python")
+    return os.path.basename(argv[1] if interpreted and argv[1][:1] != "-" else argv[0])
 
 
 def _matched(
@@ -171,45 +210,128 @@ def _ids(program: Mapping[str, Any]) -> set[str]:
     return {worker["id"] for worker in people}
 
 
-Watched = tuple[
-    Subject,
-    list[Snapshot],
-    dict[WorkerId | None, tuple[Verdict, ...]],
-    detectors.Past,
-    Options,
-]
+# -- the watch ---------------------------------------------------------------------------
 
 
-def _watch(subjects: Sequence[Subject], seconds: float) -> list[Watched]:
-    """Look at all of them for `seconds`; a progress line on a terminal."""
-    step = 1.0 if seconds <= 300 else 5.0
-    options = Options(confirm=max(step, seconds / BUCKETS), total_limit=None)
-    watched: list[Watched] = [(s, [], {}, detectors.Past(), options) for s in subjects]
+def _watched(
+    subjects: Sequence[Subject], seconds: float, record: str | None
+) -> list[appraisal.Watched]:
+    """Look at all of them for `seconds`, or until Ctrl-C; a progress line on a terminal."""
+    step = _step(seconds)
+    watches = [_Watch(subject, subject.options) for subject in subjects]
     sampler = Sampler()
+    out = _open(record, "record", os.O_TRUNC) if record else None
     begun = time.monotonic()
-    while True:
-        at, passed = time.time(), time.monotonic() - begun
-        edge = passed == 0 or passed + step > seconds or len(watched[0][1]) == 0
-        for i, (subject, snapshots, _, past, _) in enumerate(watched):
-            program = Program(subject.name, RUNNING, subject.pid, None)
-            snapshot = sampler.look(program, at)
-            if edge:
-                everyone = [snapshot.master, *snapshot.workers] if snapshot.master else []
-                ids = [worker.id for worker in everyone or snapshot.workers]
-                snapshot = sampler.look(program, at, ids)
-            if snapshot.workers:
-                detectors.remember(options, past, snapshot)
-                snapshots.append(snapshot)
-                verdicts = detectors.examine(options, snapshot, past)
-                watched[i] = (subject, snapshots, verdicts, past, options)
-        _progress(passed, seconds)
-        if passed >= seconds:
-            break
-        time.sleep(min(step, max(0.0, seconds - passed)))
-    for subject, snapshots, *_ in watched:
-        if not snapshots:
-            raise AuditError(f"{subject.name}: no worker was seen")
-    return watched
+    passed = 0.0
+    try:
+        while True:
+            at, passed = time.time(), time.monotonic() - begun
+            for watch in watches:
+                _look(watch, sampler, at, seconds, step, last=passed + step > seconds)
+                if out is not None and watch.snapshots:
+                    _write_tick(out, watch, step)
+            _progress(passed, seconds)
+            if passed >= seconds:
+                break
+            time.sleep(min(step, max(0.0, seconds - passed)))
+    except KeyboardInterrupt:
+        if passed <= 0:
+            raise
+        print(f"\nended after {units.time(passed)} of {units.time(seconds)}", file=sys.stderr)
+    except OSError as error:
+        raise AuditError(f"--record {record}: {error.strerror}") from None
+    finally:
+        if out is not None:
+            out.close()
+    seen = [watch for watch in watches if watch.snapshots]
+    unseen = _listed(watch.subject.name for watch in watches if not watch.snapshots)
+    if not seen:
+        raise AuditError(f"{unseen}: no worker was seen")
+    if unseen:
+        print(f"left out, no worker was seen: {unseen}", file=sys.stderr)
+    return [_result(watch, passed if seconds else 0.0) for watch in seen]
+
+
+def _step(seconds: float) -> float:
+    """From one look to the next: a second, more for a long watch, less for a very short one."""
+    return 5.0 if seconds > 300 else min(1.0, max(0.2, seconds / 30))
+
+
+def _look(
+    watch: _Watch, sampler: Sampler, at: float, seconds: float, step: float, last: bool
+) -> None:
+    program = Program(watch.subject.name, RUNNING, watch.subject.pid, None)
+    snapshot = sampler.look(program, at)
+    # PSS and USS of all at both ends; the sampler's budget may need more than one look for them.
+    wanted = [w.id for w in _everyone(snapshot) if last or (w.exact is not False and w.uss is None)]
+    if wanted:
+        snapshot = sampler.look(program, at, wanted)
+    if not snapshot.workers:
+        return
+    snapshot = snapshot._replace(
+        workers=tuple(map(_with_files, snapshot.workers))
+        if snapshot.kind == "gunicorn"
+        else snapshot.workers,
+        master=None if snapshot.master is None else _with_files(snapshot.master),
+    )
+    if not watch.snapshots:
+        watch.options = _finer(watch.subject.options, snapshot, seconds, step)
+    for worker in _everyone(snapshot):
+        if worker.id not in watch.files:
+            watch.files[worker.id] = openfiles.targets(worker.id.pid) or {}
+    watch.snapshots.append(snapshot)
+    if len(watch.snapshots) > MANY:
+        del watch.snapshots[1:-1:2]
+    detectors.remember(watch.options, watch.past, snapshot)
+    watch.verdicts = detectors.examine(watch.options, snapshot, watch.past)
+
+
+def _everyone(snapshot: Snapshot) -> tuple[Worker, ...]:
+    return (*snapshot.workers, *([snapshot.master] if snapshot.master else []))
+
+
+def _with_files(worker: Worker) -> Worker:
+    """Its open files counted now: the sampler counts them too rarely for a short watch."""
+    try:
+        return worker._replace(fds=len(os.listdir(f"{topology.PROC}/{worker.id.pid}/fd")))
+    except OSError:
+        return worker
+
+
+def _finer(options: Options, first: Snapshot, seconds: float, step: float) -> Options:
+    """The program's options, with a step so fine that the watch shows what it can."""
+    left = max(options.warmup - min((w.age or 0.0 for w in first.workers), default=0.0), 0.0)
+    useful = seconds - left if left < seconds else seconds
+    growth = "auto" if options.growth == "off" else options.growth  # it is what was asked
+    return replace(options, growth=growth, confirm=min(max(step, useful / BUCKETS), COARSEST))
+
+
+def _write_tick(out: TextIO, watch: _Watch, step: float) -> None:
+    """The last look; the first one with the line of the program before it."""
+    first, last = watch.snapshots[0], watch.snapshots[-1]
+    if first is last:
+        out.write(recording.program_line(first, watch.options, step))
+    out.write(recording.tick_line(last, first.at))
+    out.flush()
+
+
+def _result(watch: _Watch, seconds: float) -> appraisal.Watched:
+    files = {}
+    for worker in _everyone(watch.snapshots[-1]):
+        now = openfiles.targets(worker.id.pid)
+        if now is not None:
+            new = openfiles.added(watch.files.get(worker.id, {}), now)
+            files[worker.id] = openfiles.kinds(worker.id.pid, new)
+    return appraisal.Watched(
+        watch.subject.name,
+        watch.options,
+        seconds,
+        watch.snapshots,
+        watch.past,
+        watch.verdicts,
+        files,
+        watch.subject.before,
+    )
 
 
 def _progress(passed: float, seconds: float) -> None:
@@ -218,230 +340,6 @@ def _progress(passed: float, seconds: float) -> None:
     text = f"\rwatching: {units.time(passed)} of {units.time(seconds)} "
     print(text if passed < seconds else "\r" + " " * len(text) + "\r", end="", file=sys.stderr)
     sys.stderr.flush()
-
-
-# -- what is said of it ------------------------------------------------------------------
-
-
-def _program(
-    subject: Subject,
-    snapshots: Sequence[Snapshot],
-    verdicts: Mapping[WorkerId | None, tuple[Verdict, ...]],
-    past: detectors.Past,
-    options: Options,
-) -> dict[str, Any]:
-    """One program's part of the document."""
-    last = snapshots[-1]
-    lows = {
-        worker.id: min(
-            (seen.anon or 0) for s in snapshots for seen in s.workers if seen.id == worker.id
-        )
-        for worker in last.workers
-    }
-    workers = [_worker(worker, last, verdicts, past, options) for worker in last.workers]
-    changes = compare(lows, last.workers, subject.before) if subject.before else []
-    told = [
-        f"worker {worker['pid']}: {verdict['kind']}: {verdict['why']}"
-        for worker in workers
-        for verdict in worker["verdicts"]
-        if verdict["told"]
-    ]
-    told += [f"worker {c.id.pid}: {c.why}" for c in changes if c.found in ("leak", "grew")]
-    return {
-        "namespec": subject.name,
-        "kind": last.kind,
-        "evidence": last.evidence,
-        "total": detectors.total(last),
-        "master": _worker(last.master, last, verdicts, past, options) if last.master else None,
-        "workers": workers,
-        "low_anon": {str(id): low for id, low in lows.items()},
-        "changes": [_change_json(change) for change in changes],
-        "found": told,
-        "enough": _enough(past, last) and not any(map(_is_open, workers)),
-    }
-
-
-def _is_open(worker: Mapping[str, Any]) -> bool:
-    """Something seems to be the matter, and more time would tell."""
-    suspected = any(
-        not verdict["told"] and verdict["kind"] not in detectors.INFORMATIVE
-        for verdict in worker["verdicts"]
-    )
-    return suspected or _rises(worker)
-
-
-def _rises(worker: Mapping[str, Any]) -> bool:
-    """No verdict, but a trend that is not noise: +1 MB in a minute, at the least."""
-    trend = worker["trend"]
-    told = any(verdict["told"] for verdict in worker["verdicts"])
-    return trend is not None and not told and trend["low"] / HOUR * MINUTE > MB
-
-
-def _worker(
-    worker: Worker,
-    last: Snapshot,
-    verdicts: Mapping[WorkerId | None, tuple[Verdict, ...]],
-    past: detectors.Past,
-    options: Options,
-) -> dict[str, Any]:
-    return report.worker_json(
-        worker,
-        last.at,
-        verdicts.get(worker.id, ()),
-        trend=detectors.trend(past, worker.id),
-        headroom=detectors.headroom(options, last, worker),
-    )
-
-
-def _enough(past: detectors.Past, last: Snapshot) -> bool:
-    """Whether each worker, past its warm-up, was watched for the detectors' first window."""
-    lives = [past.lives.get(worker.id) for worker in last.workers]
-    return all(life and life.warm and len(life.series.points()) >= 10 for life in lives)
-
-
-def compare(
-    lows: Mapping[WorkerId, int], workers: Sequence[Worker], before: Mapping[str, Any]
-) -> list[Change]:
-    """Each worker with itself before a run. `before`: a program as `--save` kept it.
-
-    What idle siblings grew by (their median) is not the run's doing. What a worker grew by
-    beyond that, it holds on to: a leak, or a cache that filled. The same run again tells: kept
-    files remember the growth of the run before, a leak repeats it, a cache does not.
-    """
-    old = {worker["id"]: worker for worker in before["workers"]}
-    kept = {change["id"]: change["beyond"] for change in before.get("changes", ())}
-    spent = {
-        worker.id: worker.cpu - old[str(worker.id)]["cpu"]
-        for worker in workers
-        if str(worker.id) in old and worker.cpu is not None and old[str(worker.id)]["cpu"]
-    }
-    busiest = max(spent.values(), default=0.0)
-    grown = {
-        worker.id: lows[worker.id] - before["low_anon"][str(worker.id)]
-        for worker in workers
-        if str(worker.id) in before["low_anon"]
-    }
-    idle = {id for id, cpu in spent.items() if busiest > 0 and cpu < IDLE * busiest}
-    controls = sorted(grown[id] for id in idle if id in grown)
-    control = controls[len(controls) // 2] if controls else 0
-    changes = []
-    for worker in workers:
-        id = worker.id
-        if id not in grown:
-            changes.append(Change(id, 0, 0, None, False, None, "new", "not there before"))
-            continue
-        beyond = grown[id] - (control if id not in idle else 0)
-        earlier = kept.get(str(id))
-        noise = max(LEAST, int(SHARE * before["low_anon"][str(id)]))
-        words = f"{units.signed_size(grown[id])} anonymous memory"
-        if controls and id not in idle:
-            words += f" ({units.signed_size(control)} in idle siblings)"
-        if spent.get(id) is not None:
-            words += f" in {spent[id]:.1f} s of CPU"
-        if earlier is not None:
-            words += f", {units.signed_size(earlier)} in the run before"
-        found = _judge(beyond, noise, earlier)
-        changes.append(
-            Change(id, grown[id], beyond, spent.get(id), id in idle, earlier, found, words)
-        )
-    return changes
-
-
-def _judge(beyond: int, noise: int, earlier: int | None) -> str:
-    if beyond <= noise:
-        return "settled" if earlier is not None and earlier > noise else "same"
-    if earlier is not None and earlier > noise:
-        return "leak" if beyond >= earlier / 2 else "settled"
-    return "grew"
-
-
-def _change_json(change: Change) -> dict[str, Any]:
-    return {**change._asdict(), "id": str(change.id), "pid": change.id.pid}
-
-
-def _text(program: Mapping[str, Any], seconds: float, since: str | None) -> str:
-    """One program as people read it."""
-    lines = [f"{units.printable(program['namespec'])}: {units.size(program['total'])} in all"]
-    people = [("worker", worker) for worker in program["workers"]]
-    if program["master"]:
-        people.insert(0, ("master", program["master"]))
-    head = ["  ", "PID", "AGE", "RSS", "PSS", "USS", "ANON", "CPU", "TREND", "VERDICT"]
-    rows = [
-        [
-            f"  {role}",
-            str(worker["pid"]),
-            units.time(worker["age"]),
-            *(units.size(worker[key]) for key in ("rss", "pss", "uss", "anon")),
-            report.cpu_words(worker["cpu"]),
-            report.trend_words(worker["trend"]),
-            _words(worker, role, program["enough"]),
-        ]
-        for role, worker in people
-    ]
-    lines.append(report.table(head, rows))
-    if program["evidence"] in ("title", "cmdline"):
-        lines.append(
-            f"  workers told apart by {program['evidence']} only: as root, or as the program's "
-            "user, heartbeat files would make it sure"
-        )
-    lines += [
-        f"  worker {change['pid']}: {change['found']}: {change['why']}"
-        for change in program["changes"]
-        if change["found"] != "same"
-    ]
-    lines.append("  => " + _summary(program, seconds))
-    if since:
-        lines += [f"  => {text}" for text in _not_compared(program, since)]
-    return "\n".join(lines)
-
-
-def _words(worker: Mapping[str, Any], role: str, enough: bool) -> str:
-    words = report.verdict_words(worker["verdicts"])
-    if _is_open(worker):
-        return f"{words or 'grows'}: not confirmed"
-    if words or role == "master":
-        return words
-    return "healthy" if enough else "not enough to tell"
-
-
-def _summary(program: Mapping[str, Any], seconds: float) -> str:
-    if any(change["found"] == "grew" for change in program["changes"]):
-        return (
-            "holds on to what the run left: a cache that filled, or a leak. Save again, do the "
-            "same run once more, and compare: a cache stays, a leak grows by as much again"
-        )
-    if program["found"]:
-        return f"found: {len(program['found'])}, as the table says"
-    old = [change for change in program["changes"] if change["found"] != "new"]
-    if old and len(old) == len(program["changes"]):
-        return "every worker holds about what it held before"
-    if old:
-        return "the workers that were there before hold about what they held then"
-    if program["enough"]:
-        return f"no worker grows or stands out, as far as {units.time(seconds)} can tell"
-    if not seconds:
-        return "one look tells how much, not whether it grows: watch it with --for 60s"
-    if any(map(_is_open, program["workers"])):
-        return f"something grows, and {units.time(seconds)} cannot tell what: watch it longer"
-    young = any(
-        verdict["kind"] == WARMING_UP
-        for worker in program["workers"]
-        for verdict in worker["verdicts"]
-    )
-    if young:
-        return "not enough to tell: a worker younger than 2m is still warming up"
-    return f"not enough to tell in {units.time(seconds)}: watch it for 60s"
-
-
-def _not_compared(program: Mapping[str, Any], since: str) -> list[str]:
-    """What `--since` was asked for and could not tell."""
-    changes = program["changes"]
-    new = [str(change["pid"]) for change in changes if change["found"] == "new"]
-    if not changes:
-        return [f"not in {units.printable(since)}: nothing to compare"]
-    if len(new) == len(changes):
-        return ["no worker of before is left: nothing to compare"]
-    return [f"not compared, as they are new: workers {', '.join(new)}"] if new else []
 
 
 # -- the kept file -----------------------------------------------------------------------
@@ -453,44 +351,54 @@ def _boot() -> str:
         return file.read().strip()
 
 
-def _open_to_save(path: str, flags: int) -> int:
+def _open(path: str, option: str, flags: int) -> TextIO:
+    """For writing, and for its user alone. Raises AuditError."""
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+        return open(handle, "w")
     except OSError as error:
-        raise AuditError(f"--save {path}: {error.strerror}") from None
+        raise AuditError(f"--{option} {path}: {error.strerror}") from None
 
 
-def _try_to_save(path: str) -> None:
+def _try_to_write(option: str, path: str) -> None:
     """Better before the watch than after it. What is there stays as it is. Raises AuditError."""
     there = os.path.lexists(path)
-    os.close(_open_to_save(path, 0))
+    _open(path, option, 0).close()
     if not there:
         os.unlink(path)
 
 
 def _save(path: str, programs: Sequence[Mapping[str, Any]]) -> None:
-    document = {"memwatch": "audit", "v": 1, "boot": _boot(), "programs": programs}
+    document = {
+        "memwatch": "audit",
+        "v": 1,
+        "boot": _boot(),
+        "time": time.time(),
+        "programs": programs,
+    }
     try:
-        with open(_open_to_save(path, os.O_TRUNC), "w") as file:
+        with _open(path, "save", os.O_TRUNC) as file:
             json.dump(document, file)
     except OSError as error:
         raise AuditError(f"--save {path}: {error.strerror}") from None
 
 
 def _read_saved(path: str) -> list[Mapping[str, Any]]:
-    """The programs as `--save` kept them. Raises AuditError."""
+    """The programs as `--save` kept them, each with when that was. Raises AuditError."""
     try:
         with open(path) as file:
             document = json.load(file)
         if document["memwatch"] != "audit" or document["v"] != 1:
             raise KeyError
-        programs: list[Mapping[str, Any]] = document["programs"]
-        boot = document["boot"]
+        boot, at = document["boot"], document.get("time")
+        programs: list[Mapping[str, Any]] = [
+            {**program, "saved": at} for program in document["programs"]
+        ]
         for program in programs:
             _shape_of_saved(program)
     except OSError as error:
         raise AuditError(f"--since {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise AuditError(f"--since {path}: not a file that `memwatch audit --save` made") from None
     if boot != _boot():
         raise AuditError(f"--since {path}: the machine was booted since: its workers are gone")
@@ -498,10 +406,11 @@ def _read_saved(path: str) -> list[Mapping[str, Any]]:
 
 
 def _shape_of_saved(program: Mapping[str, Any]) -> None:
-    """What is read of it is there. Raises KeyError or TypeError where it is not."""
-    _ = program["namespec"] + "", {id + "" for id in _ids(program)}
+    """What is read of it is there, and a number where one is. Raises KeyError or TypeError."""
+    _ = program["namespec"] + "", {id + "" for id in _ids(program)}, 0 + (program["saved"] or 0)
     for worker in program["workers"]:
-        _ = worker["id"], 0 + (worker["cpu"] or 0)
+        _ = worker["id"], 0 + (worker["cpu"] or 0) + (worker.get("requests") or 0)
     for change in program["changes"]:
         _ = change["id"], 0 + change["beyond"]
+        _ = 0 + (change.get("work") or 0) + (change.get("runs") or 0)
     _ = [0 + program["low_anon"][worker["id"]] for worker in program["workers"]]

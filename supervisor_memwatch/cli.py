@@ -88,14 +88,15 @@ def parser() -> argparse.ArgumentParser:
         "audit",
         _audit,
         "from any terminal: is my application leaking?",
-        "Prints what each worker holds, how it moves, and a verdict. Exit status: 0 nothing found, "
-        "or not enough to tell; 1 something found; 2 could not.",
+        "Prints what each worker holds, how it moves, a verdict, how sure that is and what would "
+        "make it surer. Ctrl-C ends the watch early. Exit status: 0 nothing found, or not enough "
+        "to tell; 1 something found; 2 could not.",
     )
     audit.add_argument(
         "names",
         nargs="*",
         metavar="NAMESPEC|PID",
-        help="a program or group of Supervisor's, or a gunicorn's pid; "
+        help="a program or group of Supervisor's, or the pid of a gunicorn or of any program; "
         "default: every gunicorn that is found",
     )
     audit.add_argument(
@@ -108,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
     audit.add_argument("--save", metavar="FILE", help="keep what was seen, for --since")
     audit.add_argument(
         "--since", metavar="FILE", help="compare each worker with itself in FILE (made by --save)"
+    )
+    audit.add_argument(
+        "--record", metavar="FILE", help="write every look of one program, for `memwatch replay`"
     )
     audit.add_argument("--json", action="store_true", help="machine-readable output")
     with_file(audit)
@@ -139,11 +143,24 @@ def parser() -> argparse.ArgumentParser:
         "replay",
         _replay,
         "run recorded snapshots through the detectors",
-        "Prints a line of JSON for each tick: what is told and what would be acted on. "
-        "Exit status: 0 done; 2 could not, or some lines were bad (said on stderr).",
+        "Prints a line of JSON for each tick: what is told and what would be acted on; with "
+        "--summary what would have been done over the whole recording instead. `memwatch audit "
+        "--record FILE` makes one. Exit status: 0 done; 2 could not, or some lines were bad (said "
+        "on stderr).",
     )
     replay.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: - (stdin)")
-    replay.add_argument("--config", metavar="FILE", help="judge with the options of this file")
+    replay.add_argument(
+        "--config",
+        metavar="FILE",
+        help="judge with the options that this supervisord.conf has for the recorded program; what "
+        "they would have done is said on stderr at the end",
+    )
+    replay.add_argument(
+        "--summary",
+        action="store_true",
+        help="print what would have been done, in place of the line for each tick",
+    )
+    replay.add_argument("--json", action="store_true", help="machine-readable summary")
 
     notify = command(
         "notify",
@@ -246,9 +263,24 @@ def _audit(arguments: argparse.Namespace) -> int:
             since=arguments.since,
             as_json=arguments.json,
             namespecs=lambda: _running_programs(arguments),
+            record=arguments.record,
+            options=lambda namespec: _options_of(arguments, namespec),
         )
     except AuditError as error:
         return fail(error)
+
+
+def _options_of(arguments: argparse.Namespace, namespec: str) -> Any:
+    """What the configuration has for a program; the defaults where it cannot be read."""
+    from .config import ConfigError
+    from .options import Options
+
+    try:
+        config = configuration(arguments, "audit")
+    except ConfigError:
+        return Options()
+    group, _, process = namespec.partition(":")
+    return config.options(group, process or group)
 
 
 def _running_programs(arguments: argparse.Namespace) -> dict[str, int]:
@@ -290,7 +322,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found.document)
     else:
-        print(report.status_text(found.document))
+        print(report.status_text(found.document, found.advice))
     if found.silent:
         fail("the listener is silent: see `supervisorctl status` and its log")
     return status.exit_status(found)
@@ -313,10 +345,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from . import config, replay
+    from . import backtest, config, replay
     from .config import ConfigError
 
+    if arguments.json and not arguments.summary:
+        return fail("replay --json is for --summary: the line for each tick is JSON as it is")
     options = None
+    test = backtest.Backtest() if arguments.config or arguments.summary else None
     if arguments.config:
         try:
             found = config.load(arguments.config, os.environ, strict=False)
@@ -325,16 +360,34 @@ def _replay(arguments: argparse.Namespace) -> int:
 
         def options(namespec: str) -> Any:
             group, _, process = namespec.partition(":")
-            return found.options(group, process or group)
+            own = found.options(group, process or group)
+            if test is not None:
+                named = found.own_options(group, process or group)
+                test.plain_restart = "restart" in own.actions and "actions" in named
+                if not named:
+                    test.remarks.append(
+                        f"{arguments.config} has no section for {namespec}: judged with the "
+                        "options for every program"
+                    )
+            return own
 
+    out = None if arguments.summary else sys.stdout
     if arguments.file == "-":
-        return replay.replay(sys.stdin, sys.stdout, sys.stderr, options)
-    try:
-        lines = open(arguments.file, encoding="utf-8", errors="replace")  # noqa: SIM115
-    except OSError as error:
-        return fail(f"{arguments.file}: {error.strerror}")
-    with lines:
-        return replay.replay(lines, sys.stdout, sys.stderr, options)
+        status = replay.replay(sys.stdin, out, sys.stderr, options, test)
+    else:
+        try:
+            lines = open(arguments.file, encoding="utf-8", errors="replace")  # noqa: SIM115
+        except OSError as error:
+            return fail(f"{arguments.file}: {error.strerror}")
+        with lines:
+            status = replay.replay(lines, out, sys.stderr, options, test)
+    if test is not None and test.ticks:
+        if arguments.json:
+            _print_json(test.result())
+        else:
+            text = "\n".join(backtest.words(test.result()))
+            print(text, file=sys.stdout if arguments.summary else sys.stderr)
+    return status
 
 
 def _notify(arguments: argparse.Namespace) -> int:

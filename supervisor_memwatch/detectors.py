@@ -411,7 +411,8 @@ class Leak:
     least: float = 0.1  # of the headroom, below which nothing is
     hurry: float = 3.0  # a short stretch will do if the limit is within so many of its length
     rush: float = 0.08  # of the headroom above the last bucket: from there on each sample counts
-    at_once: float = 6 * MINUTE  # a limit nearer than this makes it so
+    at_once: float = 6 * MINUTE  # a limit nearer than this makes it so, or nearer than
+    looks: float = 12  # so many looks
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
     worth: float = 0.02  # of the headroom: less is not worth a word,
     worth_bytes: float = 6 * MB  # and more than this always is
@@ -448,7 +449,9 @@ class Leak:
         old = None if before is None else before.opinion.stretch
         found = self._rushes(scene, worker, life, ceiling)
         if found is not None:
-            stretch = _stretch(found, old)
+            # What is told stays the growth it is: a rush within it may be a sawtooth's.
+            told = before is not None and before.told
+            stretch = old if told and old is not None else _stretch(found, old)
             return {worker.id: self._opinion(scene, worker, life, ceiling, stretch)}
         if before is not None and not before.told and old and old.buckets == growth.RUSHED:
             return {worker.id: None}
@@ -461,7 +464,8 @@ class Leak:
         if found is None or ceiling is None:
             return None
         left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
-        near = left < self.at_once * found.rate and found.grown > self.least * (left + found.grown)
+        soon = max(self.at_once, self.looks * scene.past.usual)
+        near = left < soon * found.rate and found.grown > self.least * (left + found.grown)
         return found if near else None
 
     def of(self, scene: Scene, worker: Worker, life: Life, ceiling: int | None) -> Opinion | None:
@@ -478,7 +482,16 @@ class Leak:
             return self._opinion(scene, worker, life, ceiling, stretch)
         if before is None or old is None or not told or not self._goes_on(life, old):
             return None
-        return self._opinion(scene, worker, life, ceiling, old)
+        if self._is_news(life, before.opinion, old):
+            return self._opinion(scene, worker, life, ceiling, old)
+        return before.opinion
+
+    def _is_news(self, life: Life, opinion: Opinion, stretch: growth.Stretch) -> bool:
+        """Whether a told opinion is worth working out again: on coarser news, or after a leap."""
+        if life.closed > 1:
+            return True
+        leap = 4 * MB if opinion.headroom is None else 0.03 * opinion.headroom
+        return life.series.levels[0].lows[-1] - stretch.first > opinion.measured + leap
 
     def _found(
         self,

@@ -7,6 +7,7 @@ programs drift. A warm-up bends, a big request is one step, a sawtooth comes bac
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -305,7 +306,7 @@ def flattens(series: Series, start: float) -> bool:
     """Has all the growth since `start` been slowing down, as a cache that fills does?"""
     ratio = 0.0
     for level in series.levels:
-        count = sum(at >= start for at in level.ats)
+        count = len(level.ats) - bisect_left(level.ats, start)
         if count >= SHORT:
             ratio = _ratio(level, count)
         if level.ats[0] <= start:

@@ -322,6 +322,8 @@ class Listener:
             seen.append((watch, snapshot, result))
             if result.prove:
                 self._prove(watch, snapshot, result.anew, at)
+            if result.code:
+                self._ask(watch, snapshot, at, code=True)
         begun = self._begin(seen, at)
         self._write_down(seen, begun, at)
         for watch, _, result in seen:
@@ -378,20 +380,28 @@ class Listener:
 
     def _prove(self, watch: Watch, snapshot: Snapshot, anew: bool, at: float) -> None:
         """Have it found out whether a new worker can boot, or (`anew`) a new master."""
+        self._ask(watch, snapshot, at, anew=anew)
+        self._take_proofs(at)
+
+    def _ask(
+        self, watch: Watch, snapshot: Snapshot, at: float, *, anew: bool = False, code: bool = False
+    ) -> None:
         if not 0 <= at - self._configs_read < CONFIGS_READ:
             self._configs_read = at  # a program may have been updated under the same name
             self._read_configs()
         command = self._configs.get(watch.namespec, {})
         room = watch.room(snapshot)
-        question = Question(watch.namespec, watch.options, snapshot, command, room, anew)
+        question = Question(watch.namespec, watch.options, snapshot, command, room, anew, code)
         self.preflights.ask(question, at)
-        self._take_proofs(at)
 
     def _take_proofs(self, at: float) -> None:
         found = self.preflights.look(at)
         for name, proof in found:
             if name in self.watches:
                 self._record(self.watches[name].take(proof))
+        for name, code in self.preflights.codes():
+            if name in self.watches:
+                self._record(self.watches[name].take_code(code))
         if found:
             self.journal.write([journal.fact_row("preflights", self.preflights.dump())])
 

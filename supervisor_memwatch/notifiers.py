@@ -31,6 +31,8 @@ TIMEOUTS = (3.05, 10.0)  # seconds to connect, and between two pieces of an answ
 LONGEST_WAIT = 120.0  # however long a target asks us to wait
 MAX_SERIES = 500  # points of a curve that go with a news
 
+AND = " \u00b7 "  # between the sentences of a summary, which is one line
+
 SLACK_PREFIX = "slack+"  # slack+https://...: a server that speaks Slack's format
 
 
@@ -62,7 +64,7 @@ def envelope(news: News, host: str, id: str) -> dict[str, Any]:
         "time": _rfc3339(news.at),
         "subject": news.namespec,
         "data": {
-            "summary": printable(news.summary, 1000),
+            "summary": AND.join(printable(text, 1000) for text in (news.summary, *news.advice)),
             "program": news.namespec,
             "worker": worker and {**worker_json(worker, news.at, news.verdicts), **news.figures},
             "verdicts": [verdict_json(verdict) for verdict in news.verdicts],
@@ -96,18 +98,21 @@ def _slack(event: dict[str, Any]) -> dict[str, Any]:
         escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         return _unmentioned(escaped)
 
-    return {"text": f"{plain(event['data']['summary'])}\n_{plain(_origin(event))}_"}
+    return {"text": f"{plain(_said(event))}\n_{plain(_origin(event))}_"}
 
 
 def _discord(event: dict[str, Any]) -> dict[str, Any]:
-    text = f"{_markdown(event['data']['summary'])}\n-# {_markdown(_origin(event))}"
+    text = f"{_markdown(_said(event))}\n-# {_markdown(_origin(event))}"
     return {"content": text[:2000], "allowed_mentions": {"parse": []}}
 
 
 def _teams(event: dict[str, Any]) -> dict[str, Any]:
     """An Adaptive Card, as Teams' Workflows take it."""
     blocks = [
-        {"type": "TextBlock", "text": _markdown(event["data"]["summary"]), "wrap": True},
+        *(
+            {"type": "TextBlock", "text": _markdown(text), "wrap": True}
+            for text in _said(event).split("\n")
+        ),
         {"type": "TextBlock", "text": _markdown(_origin(event)), "isSubtle": True, "wrap": True},
     ]
     card = {
@@ -118,6 +123,12 @@ def _teams(event: dict[str, Any]) -> dict[str, Any]:
     }
     attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "content": card}
     return {"type": "message", "attachments": [attachment]}
+
+
+def _said(event: dict[str, Any]) -> str:
+    """The summary, its sentences below each other."""
+    text: str = event["data"]["summary"]
+    return text.replace(AND, "\n")
 
 
 def _origin(event: dict[str, Any]) -> str:

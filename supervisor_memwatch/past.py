@@ -24,6 +24,7 @@ SIGNALS = ("anonymous memory", "private memory (RSS - shared)", "USS and RSS")
 GONE = 60.0  # seconds after which an id that was not seen is gone (at least three ticks)
 FD_LEVELS = 3
 RUSH = 24  # samples
+SAMPLES = 2  # in the finest bucket, at the least: one alone is no lower envelope
 UNSEEN = 15.0  # seconds without a look that are a break (and three times the usual pause)
 
 Subject = WorkerId | None  # None: the program itself
@@ -110,6 +111,7 @@ class Life:
             self.closed = 0
             return
         work = self.work(worker)
+        series.width = width  # the pace of ticks is known from the second one on
         self.closed = series.turn(now, value, work)
         if self.base is None and self.closed:
             self.base = series.levels[0].lows[0]
@@ -195,6 +197,7 @@ class Past:
     now: float = 0.0  # the last snapshot's time, on a clock that never goes back
     shift: float = 0.0  # that clock minus Snapshot.at: sums up the steps back
     interval: float = 0.0  # between the last two snapshots
+    usual: float = 0.0  # between snapshots, as a rule
     unseen: bool = False  # nobody looked for longer than usual before this snapshot
     started: bool = False
     compared: float = float("-inf")  # when siblings were last compared
@@ -203,7 +206,7 @@ class Past:
     def remember(self, options: Options, snapshot: Snapshot) -> Changed:
         """Add a snapshot; the lives that got a closed bucket by it, and those that may rush."""
         now = self._tick(snapshot.at)
-        width = options.confirm
+        width = max(options.confirm, SAMPLES * self.usual)
         closed, rushing = [], []
         workers = snapshot.workers
         if snapshot.master is not None:
@@ -242,6 +245,7 @@ class Past:
         now = at + self.shift
         self.unseen = now - self.now > max(UNSEEN, 3 * self.interval)
         self.interval = now - self.now
+        self.usual += (self.interval - self.usual) * (0.1 if self.usual else 1.0)
         self.now = now
         return now
 
@@ -270,7 +274,7 @@ class Past:
         """All of it, as JSON-able values; `load` restores it exactly."""
         return {
             "version": 1,
-            "clock": [self.now, self.shift, self.interval, self.started],
+            "clock": [self.now, self.shift, self.interval, self.started, self.usual],
             "compared": None if self.compared == float("-inf") else self.compared,
             "learned": self.learned.dump(),
             "lives": [[*id, life.dump()] for id, life in self.lives.items()],
@@ -286,7 +290,8 @@ class Past:
         if dumped.get("version") != 1:
             raise ValueError(f"a past of version {dumped.get('version')}; this one reads 1")
         past = cls()
-        past.now, past.shift, past.interval, past.started = dumped["clock"]
+        past.now, past.shift, past.interval, past.started, *usual = dumped["clock"]
+        past.usual = usual[0] if usual else past.interval
         if dumped["compared"] is not None:
             past.compared = dumped["compared"]
         if "learned" in dumped:

@@ -37,6 +37,7 @@ def news(data: Sequence[Any]) -> News:
         worker=None if item.worker is None else worker_from_json(item.worker),
         verdicts=tuple(Verdict(*verdict) for verdict in item.verdicts),
         series=tuple((point[0], point[1]) for point in item.series),
+        advice=tuple(item.advice),
     )
 
 
@@ -193,8 +194,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(out)
 
 
-def status_text(document: Mapping[str, Any]) -> str:
-    """`memwatch status` as people read it."""
+def status_text(
+    document: Mapping[str, Any], advice: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """`memwatch status` as people read it. `advice`: what is to be said of a program."""
     listener = document["listener"]
     out = []
     if listener is None:
@@ -207,11 +210,11 @@ def status_text(document: Mapping[str, Any]) -> str:
             f"{listener['cpu_seconds']:.1f} s of CPU, {listener['events_dropped']} events dropped"
         )
     for program in document["programs"]:
-        out += ["", *_program_lines(program)]
+        out += ["", *_program_lines(program, (advice or {}).get(program["namespec"], ()))]
     return "\n".join(out)
 
 
-def _program_lines(program: Mapping[str, Any]) -> list[str]:
+def _program_lines(program: Mapping[str, Any], advice: Sequence[str]) -> list[str]:
     name = units.printable(program["namespec"])
     total = units.size(program["total"])
     limit = f" of {units.size(program['total_limit'])}" if program["total_limit"] else ""
@@ -240,6 +243,7 @@ def _program_lines(program: Mapping[str, Any]) -> list[str]:
         ]
         lines.append(table([*head, "VERDICT"], rows))
     more = [f"  program: {v['kind']}: {v['why']}" for v in program["verdicts"]]
+    more += [f"  advice: {text}" for text in advice]
     if program["action"]:
         action = program["action"]
         whom = f" worker {action['pid']}" if action["action"] == "recycle" else ""

@@ -20,6 +20,7 @@ from . import host, topology
 from .model import Snapshot, Worker, WorkerId
 from .quiet import Quiet
 from .sockets import Sockets
+from .tally import Tally
 from .topology import Tree
 
 REDISCOVER = 30.0  # seconds after which a tree is discovered anew though nothing changed
@@ -72,6 +73,7 @@ class _Member:
         "start",
         "stat",
         "statm",
+        "tally",
         "uss",
     )
 
@@ -95,6 +97,7 @@ class _Member:
         self.fds: int | None = None
         self.fds_at: float | None = None
         self.nofile: int | None = None
+        self.tally = Tally(id.pid)
 
 
 class _Watched:
@@ -354,7 +357,7 @@ class Sampler:
                     (int(fields[11]) + int(fields[12])) / ticks,
                     member.fds,
                     int(fields[17]),
-                    None,
+                    None if parent is None else member.tally.read(uptime),
                     member.measured_at,
                     member.ready,
                     member.nofile,

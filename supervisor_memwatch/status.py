@@ -22,6 +22,7 @@ class Status(NamedTuple):
 
     document: dict[str, Any]
     silent: bool
+    advice: dict[str, list[str]] = {}  # of each program that has some
 
 
 def read(config: Config, names: Sequence[str] = ()) -> Status:
@@ -40,14 +41,18 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         listed = [units.printable(", ".join(some), 1000) for some in (unknown, sorted(known))]
         raise JournalError(f"not watched: {listed[0]}; watched: {listed[1] or 'nothing'}")
     programs = []
+    advice = {}
     for namespec, snapshot, view in latest:
         if names and not any(named(name, namespec) for name in names):
             continue
         group, _, process = namespec.partition(":")
+        seen = json.loads(view)
+        if seen.get("advice"):
+            advice[namespec] = [str(text) for text in seen["advice"]]
         programs.append(
             report.program_json(
                 report.snapshot_from_json(json.loads(snapshot)),
-                json.loads(view),
+                seen,
                 config.options(group, process or group),
                 _past(saved.get(namespec)),
             )
@@ -59,7 +64,7 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         "listener": _listener(told) if told else None,
         "programs": programs,
     }
-    return Status(document, _is_silent(told, now))
+    return Status(document, _is_silent(told, now), advice)
 
 
 def document(config: Config, names: Sequence[str] = ()) -> dict[str, Any]:

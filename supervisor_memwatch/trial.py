@@ -1,7 +1,8 @@
 """Trials: the processes of the preflight, started, looked at and ended, never waited for.
 
 Each question is answered by at most two child processes, one after the other: a fingerprint of
-the code (fingerprint.py), then the trial, unless what that would show is known. One child runs at
+the code (fingerprint.py), then the trial, unless what that would show is known, or the code is all
+that was asked for. One child runs at
 a time, at the lowest priority, in a session of its own, the first that the kernel ends where
 memory is short. What to try and what it proves are preflight.py's.
 """
@@ -23,6 +24,7 @@ from .inifile import IniFile
 from .model import Proof, Snapshot
 from .options import Options
 from .preflight import Ended, Facts, Plan, Remembered, Scan, Scanned, Trial, Unproven, User
+from .releases import Code
 
 PROC = "/proc"  # the seam: tests lay out a parent of their own
 MOST_FILES = 200_000  # directory entries of one fingerprint
@@ -44,6 +46,7 @@ class Question(NamedTuple):
     command: Mapping[str, Any]  # Supervisor's configuration of it, possibly empty
     room: int | None  # bytes a trial may use; None: not known
     anew: bool = False  # a new master, not only a worker
+    code: bool = False  # only which code there is: nothing is tried
 
 
 class _Work:
@@ -69,18 +72,25 @@ class Preflights:
         self._work: _Work | None = None
         self._ended: list[_Child] = []  # killed, and not yet gone
         self._found: list[tuple[str, Proof]] = []
+        self._scans: dict[str, Question] = {}  # those about the code, after all others
+        self._codes: list[tuple[str, Code]] = []
         self._remembered: dict[str, Remembered] = {}
         self._needs: dict[str, int] = {}  # bytes the last trial took
 
     @property
     def busy(self) -> bool:
         """Whether there are children, so that a look may find something."""
-        return self._work is not None or bool(self._asked) or bool(self._ended)
+        return bool(self._work or self._asked or self._scans or self._ended)
 
     def ask(self, question: Question, at: float) -> None:
         """Begin to find out; nothing if that is under way already."""
         name = question.namespec
-        if self._work is not None and self._work.question.namespec == name:
+        under_way = self._work.question if self._work is not None else None
+        if under_way and (under_way.namespec, under_way.code) == (name, question.code):
+            return
+        if question.code:
+            self._scans[name] = question
+            self._next(at)
             return
         proof = preflight.settled(question.options, question.snapshot, at)
         if proof is not None:
@@ -98,9 +108,15 @@ class Preflights:
         found, self._found = self._found, []
         return found
 
+    def codes(self) -> list[tuple[str, Code]]:
+        """Which code there is, as far as that was asked for and found by `look` since then."""
+        codes, self._codes = self._codes, []
+        return codes
+
     def forget(self, namespec: str) -> None:
         """Supervisor does not have this program any more."""
         self._asked.pop(namespec, None)
+        self._scans.pop(namespec, None)
         self._remembered.pop(namespec, None)
         self._needs.pop(namespec, None)
         self._found = [(name, proof) for name, proof in self._found if name != namespec]
@@ -111,6 +127,7 @@ class Preflights:
     def close(self) -> None:
         """End the children and what they have started."""
         self._asked.clear()
+        self._scans.clear()
         if self._work is not None:
             self._give_up(self._work)
             self._work = None
@@ -138,9 +155,9 @@ class Preflights:
     # -- one question after the other
 
     def _next(self, at: float) -> None:
-        while self._work is None and self._asked:
-            name = next(iter(self._asked))
-            self._begin(self._asked.pop(name), at)
+        while self._work is None and (waiting := self._asked or self._scans):
+            name = next(iter(waiting))
+            self._begin(waiting.pop(name), at)
 
     def _begin(self, question: Question, at: float) -> None:
         plan = preflight.plan(
@@ -148,7 +165,7 @@ class Preflights:
             question.snapshot,
             question.command,
             self._facts(question),
-            question.anew,
+            question.anew or question.code,  # the code is all that there is, preloaded or not
         )
         if plan.shares:
             question = question._replace(snapshot=preflight.of_the_master(question.snapshot))
@@ -183,6 +200,10 @@ class Preflights:
         """The files have been looked at: answer, or begin the trial."""
         work.scanned, work.child = scanned, None
         name, plan, room = work.question.namespec, work.plan, work.question.room
+        if work.question.code:
+            self._codes.append((name, _code(scanned)))
+            self._work = None
+            return
         work.key = _key(plan, scanned)
         remembered = self._remembered.get(name)
         if remembered is not None and remembered.key != work.key:
@@ -325,6 +346,12 @@ def _scanned(output: str, work: _Work) -> Scanned:
 
 def _not_seen(why: str, work: _Work) -> Scanned:
     return Scanned(None, why, 0.0, "", 0.0, (), (), work.wall, work.asked)
+
+
+def _code(scanned: Scanned) -> Code:
+    """For who only wants to know whether it has changed."""
+    changed = scanned.at - (scanned.wall - scanned.newest) if scanned.newest else None
+    return Code(scanned.number, changed, scanned.at, scanned.changed)
 
 
 def _clock(then: float, now: float) -> str:

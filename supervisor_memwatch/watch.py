@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from . import attribution, detectors, policy, preflight, procedures, units
+from . import advice, attribution, detectors, policy, preflight, procedures, releases, units
 from .ledger import Ledger, Turn, baseline
 from .model import (
     FD_GROWTH,
+    LEAK,
     PENDING,
     RUNNING,
     Command,
@@ -64,6 +65,10 @@ QUIET = frozenset(
 PASSING = frozenset({"in_action", "preflight_pending"})
 # Ends that somebody should look into.
 UNHAPPY = (attribution.TIMEOUT, attribution.SIGNAL, attribution.EXIT)
+# What takes no look of its own is done so often: watched time is counted, advice reconsidered.
+NOW_AND_THEN = 60.0
+# Advice that has changed is given again after so long at the earliest, the same after so long.
+ADVICE_APART, ADVICE_AGAIN = 1800.0, 86400.0
 # What a person asked for waits so long for its preflight and for other programs.
 ASKED = 300.0
 
@@ -85,6 +90,7 @@ class Seen(NamedTuple):
     changed: bool = False  # the procedure moved: write it down
     prove: bool = False  # find out whether a new worker can boot
     anew: bool = False  # and that of a new master, which loads all code itself
+    code: bool = False  # find out which code was loaded
 
 
 class Watch:
@@ -116,6 +122,14 @@ class Watch:
         self.needs = Needs()
         self.ledger = Ledger()
         self.witness = attribution.Witness()
+        self.releases = releases.Releases()
+        self.advice: tuple[str, ...] = ()  # what there is to say of what was told
+        self._gist: tuple[float, advice.Gist] | None = (
+            None  # when advice was given, and what it was
+        )
+        self._ran = 0  # the pid that Supervisor started last
+        self._next = 0.0  # when NOW_AND_THEN is over
+        self._look_at_code = 0.0  # when it may be asked for again
         self._sent: list[str] = []  # our signals to the master since the last look
         self.proof: Proof | None = None  # that a new worker can boot, or cannot
         self.asked: tuple[Decision, float, str] | None = None  # by a person, when, and its id
@@ -154,6 +168,8 @@ class Watch:
         told, news = self._tell(verdicts, snapshot)
         news = news_of_changes + news
         entries += told
+        if not 0 < self._next - snapshot.at <= NOW_AND_THEN:
+            entries += self._now_and_then(verdicts, snapshot)
         commands: tuple[Command, ...] = ()
         before = self.procedure
         if before is not None:
@@ -189,6 +205,7 @@ class Watch:
             changed=_moved_on(before, self.procedure),
             prove=self.proving or ahead,
             anew=self._anew,
+            code=self.releases.pending and self._may_look_at_code(snapshot),
         )
 
     def _decide(
@@ -324,6 +341,27 @@ class Watch:
         text = f"a new worker boots again ({proof.how}: {proof.text})"
         return [self._entry(proof.at, "seen", text)]
 
+    def _may_look_at_code(self, snapshot: Snapshot) -> bool:
+        """Once, and again only where no answer came: it runs by now, in its directory."""
+        if snapshot.state != RUNNING or not snapshot.workers or snapshot.at < self._look_at_code:
+            return False
+        self._look_at_code = snapshot.at + NOW_AND_THEN
+        return True
+
+    def take_code(self, code: releases.Code) -> list[Entry]:
+        """The files were looked at: where the last load was of other code, it is a release."""
+        was_pending, other = self.releases.pending, self.releases.take(code)
+        self._look_at_code = 0.0
+        if not was_pending or self.releases.pending or other is False:
+            return []
+        self.past.forget_learned()
+        what = self.releases.eras[-1].what
+        text = f"{what}: whether its code changed is not known"
+        if other:
+            file = units.printable(code.file, 120)
+            text = f"{what} with changed code{f' ({file})' if file else ''}: a release"
+        return [self._entry(code.at, "release", f"{text}; what was learned before is forgotten")]
+
     def room(self, snapshot: Snapshot) -> int | None:
         """Bytes there are for one more worker, or for a trial."""
         ceiling = self.options.total_limit
@@ -422,6 +460,8 @@ class Watch:
         at = snapshot.at
         outcome = self._settle_up(procedure, outcome, snapshot)
         outcome = self._own_fault(procedure, outcome, snapshot)
+        if procedure.action == "reload" and outcome.result != "overtaken":
+            self.releases.loaded(snapshot, "reload")
         self.procedure = None
         self.ended = at
         if not procedure.sent and procedure.target is not None:
@@ -536,6 +576,7 @@ class Watch:
         asked_to_leave = set(self.leaving)
         self.leaving = {id: asked for id, asked in self.leaving.items() if id in here}
         self._note_count(snapshot)
+        self._note_start(snapshot)
         if last is None:
             return entries, news
         change = self.witness.look(last, snapshot, asked_to_leave, log, self._sent)
@@ -560,6 +601,7 @@ class Watch:
             return entries, news  # its workers end with it
         if change.reloaded:
             self._another_program()
+            self.releases.loaded(snapshot, "reload")
         for end in change.ends:
             if end.cause != attribution.OURS:
                 entries += self._note_end(end, at)
@@ -570,6 +612,8 @@ class Watch:
 
     def _note_end(self, end: attribution.End, at: float) -> list[Entry]:
         """A worker that ended by somebody else's doing. The kernel's victims are always named."""
+        if end.cause == attribution.MAX_REQUESTS:
+            self._note_masked(end.worker)
         size, name = detectors.measure(self.options, end.worker, at)
         text = f"worker {end.worker.id.pid}: {end.text}; it held {name} {units.size(size)}"
         oom = end.cause == attribution.OOM
@@ -577,6 +621,26 @@ class Watch:
         if oom:
             return [self._entry(at, "seen", text, data, "WARN")]
         return self.note(at, text, data, "WARN" if end.cause in UNHAPPY else "INFO")
+
+    def _note_masked(self, worker: Worker) -> None:
+        """max_requests has ended it: of a leaking one, how far it came is kept for the advice."""
+        points = self.past.points(worker.id)
+        if points:
+            grown = max(points[-1][1] - points[0][1], 0.0)
+            self.releases.ended(worker.id, releases.End(grown, worker.requests, worker.age))
+
+    def _note_start(self, snapshot: Snapshot) -> None:
+        """Whether Supervisor has started the program anew, also while nobody watched; or somebody
+        has reloaded it then."""
+        if snapshot.state != RUNNING or not snapshot.pid:
+            return
+        if self._ran and snapshot.pid != self._ran:
+            self.releases.loaded(snapshot, "restart")
+        elif self._last is None and self.past.lives:
+            known = [worker.id in self.past.lives for worker in snapshot.workers]
+            if known and not any(known):
+                self.releases.loaded(snapshot, "reload")
+        self._ran = snapshot.pid
 
     def note(
         self, at: float, text: str, data: dict[str, Any] | None = None, level: str = "INFO"
@@ -634,6 +698,9 @@ class Watch:
         entries: list[Entry] = []
         news: list[News] = []
         at = snapshot.at
+        known = None
+        if any(key not in self._told for key in now):
+            known = self._consider(verdicts, snapshot)
         for (id, kind), verdict in now.items():
             if (id, kind) in self._told:
                 continue
@@ -648,9 +715,13 @@ class Watch:
                     f"{self.namespec} {text}",
                     target=id,
                     subject=(_worker(snapshot, id), (verdict,)),
+                    advice=self.advice,
                 )
             )
+        if known is not None:
+            entries += self._advise(known)
         over = [key for key in self._told if key not in now]
+        entries += self._no_leaks(over, verdicts, snapshot)
         if over and not now and self.procedure is None and self._is_judged(snapshot):
             self._told.clear()
             held = units.size(detectors.total(snapshot))
@@ -661,6 +732,52 @@ class Watch:
             for key in over:
                 del self._told[key]
         return entries, news
+
+    def _consider(self, verdicts: advice.Verdicts, snapshot: Snapshot) -> advice.Facts:
+        """What there is to say now, and into the releases with what is known of the leaks."""
+        known = advice.facts(self.options, snapshot, self.past, verdicts, self.releases)
+        for case in known.cases:
+            found = case.growing
+            leak = releases.Leak(found.trend.bytes_per_hour, found.per_work, found.unit)
+            self.releases.leaks(case.worker, snapshot.at, leak)
+        self.advice = (*advice.sentences(known), *advice.no_leaks(snapshot, verdicts))
+        return known
+
+    def _advise(self, known: advice.Facts) -> list[Entry]:
+        """Give advice, unless it says nothing that was not said before."""
+        gist, at = advice.gist(known), known.snapshot.at
+        if gist is None:
+            return []
+        if self._gist is not None:
+            said_at, said = self._gist
+            urgent = gist.release != said.release or (gist.material and not said.material)
+            new = advice.is_news(said, gist) and (urgent or at - said_at >= ADVICE_APART)
+            if not new and 0 <= at - said_at < ADVICE_AGAIN:
+                return []
+        self._gist = (at, gist)
+        texts = advice.sentences(known)
+        return [self._entry(at, "advice", f"advice: {text}") for text in texts]
+
+    def _no_leaks(
+        self, over: list[Key], verdicts: advice.Verdicts, snapshot: Snapshot
+    ) -> list[Entry]:
+        """Leaks that were told and are none after all."""
+        entries = []
+        for id, kind in over:
+            if id is None or kind != LEAK:
+                continue
+            said = [advice.no_leak(id, verdict, snapshot) for verdict in verdicts.get(id, ())]
+            if any(said) and self.releases.took_back(id):
+                entries += [self._entry(snapshot.at, "advice", text) for text in said if text]
+        return entries
+
+    def _now_and_then(self, verdicts: advice.Verdicts, snapshot: Snapshot) -> list[Entry]:
+        """What does not have to be done at every look."""
+        self._next = snapshot.at + NOW_AND_THEN
+        if snapshot.state == RUNNING:
+            self.releases.watched(snapshot)
+        self.advice = ()
+        return self._advise(self._consider(verdicts, snapshot)) if verdicts else []
 
     def _is_judged(self, snapshot: Snapshot) -> bool:
         """Whether that nothing is told means that nothing is wrong: it runs, and all of its
@@ -800,12 +917,24 @@ class Watch:
         action: str | None = None,
         outcome: str | None = None,
         freed: int | None = None,
+        advice: tuple[str, ...] = (),
     ) -> News:
         worker, told = subject or (_worker(self._last, target), ())
         series = self.past.points(target) if target is not None else ()
         figures = self._figures(worker) if worker is not None else {}
         return News(
-            what, at, self.namespec, summary, worker, told, action, outcome, freed, series, figures
+            what,
+            at,
+            self.namespec,
+            summary,
+            worker,
+            told,
+            action,
+            outcome,
+            freed,
+            series,
+            figures,
+            advice,
         )
 
     def _figures(self, worker: Worker) -> dict[str, Any]:
@@ -835,6 +964,7 @@ class Watch:
             "last_action": self.last_action,
             "budget": [len(self.actions), budget.count, budget.period],
             "paused_until": self.paused_until,
+            "advice": self.advice,
         }
 
     def dump(self) -> dict[str, Any]:
@@ -856,6 +986,9 @@ class Watch:
             "needs": self.needs.dump(),
             "ledger": self.ledger.dump(),
             "witness": self.witness.dump(),
+            "releases": self.releases.dump(),
+            "ran": self._ran,
+            "gist": self._gist and [self._gist[0], list(self._gist[1])],
         }
 
     def load(self, data: dict[str, Any], back: float = 0.0) -> None:
@@ -884,6 +1017,11 @@ class Watch:
             self.needs = Needs.load(data["needs"])
             self.ledger.load(data["ledger"], back)
             self.witness.load(data["witness"], back)
+        if "releases" in data:
+            self.releases = releases.Releases.load(data["releases"], back)
+            self._ran = int(data["ran"])
+            gist = data["gist"]
+            self._gist = gist and (gist[0] - back, advice.Gist(tuple(gist[1][0]), *gist[1][1:]))
 
     def resume(self, procedure: procedures.Procedure, at: float) -> None:
         """Go on with a procedure that another listener began."""

@@ -20,6 +20,7 @@ from supervisor_memwatch.journal import Reader
 from supervisor_memwatch.listener import Listener
 from supervisor_memwatch.log import Log
 from supervisor_memwatch.model import Command, Proof, Snapshot, WorkerId
+from supervisor_memwatch.releases import Code
 from supervisor_memwatch.sampler import Program
 
 CONF = """
@@ -131,14 +132,24 @@ class PaperPreflights:
         self.asked: list[str] = []
         self._found: list[tuple[str, Proof]] = []
         self.busy = False
+        self.code: Code | None = None  # that is found where it is asked for
+        self._codes: list[tuple[str, Code]] = []
 
     def ask(self, question: Any, at: float) -> None:
+        if question.code:
+            if self.code is not None:
+                self._codes.append((question.namespec, self.code._replace(at=at)))
+            return
         self.asked.append(question.namespec)
         self._found.append((question.namespec, self.proof._replace(at=at)))
 
     def look(self, at: float) -> list[tuple[str, Proof]]:
         found, self._found = self._found, []
         return found
+
+    def codes(self) -> list[tuple[str, Code]]:
+        codes, self._codes = self._codes, []
+        return codes
 
     def forget(self, namespec: str) -> None:
         pass

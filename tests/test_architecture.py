@@ -15,18 +15,18 @@ MODULES = {path.stem: ast.parse(path.read_text(), str(path)) for path in PACKAGE
 # Values in, values out. Each may import those before it, in this order of layers.
 PURE = (
     ("model", "units", "quiet"),
-    ("options", "series", "needs", "ledger", "errorlog"),
+    ("options", "series", "needs", "ledger", "errorlog", "learning"),
     ("growth", "preflight", "attribution", "procedure"),
-    ("past", "recycling", "restarting"),
+    ("past", "recycling", "restarting", "releases"),
     ("detectors",),
-    ("procedures", "policy", "messages", "protocol"),
-    ("report",),
-    ("watch",),
+    ("procedures", "policy", "messages", "protocol", "recording", "advice"),
+    ("report", "backtest", "runs"),
+    ("watch", "appraisal"),
 )
 # Each owns one outside thing, or reads what another one wrote.
 SHELL = (
     ("inifile", "topology", "host", "control", "log", "fingerprint"),
-    ("finding", "sockets", "journal", "notifiers"),
+    ("finding", "sockets", "openfiles", "tally", "journal", "notifiers"),
     ("config", "sampler"),
     ("trial",),
     ("status", "rehearsal", "replay", "audit"),
@@ -34,7 +34,8 @@ SHELL = (
 TOP = (("listener", "demo"), ("cli",), ("__main__",))
 LAYERS = (*PURE, *SHELL, *TOP)
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-APART = {"__init__", "demo_app"}  # the version; an application that gunicorn serves
+# The version; what gunicorn serves; what runs in the workers of others.
+APART = {"__init__", "demo_app", "hook"}
 
 PURE_NAMES = sorted(name for names in PURE for name in names)
 # The standard library as far as it has no I/O, no clock and no randomness.
@@ -46,7 +47,7 @@ WITHOUT_EFFECT = {
 # What runs in the listener's process.
 LISTENER = sorted(
     {*PURE_NAMES, "listener", "journal", "log", "control", "sampler", "topology", "host"}
-    | {"notifiers", "config", "inifile", "finding", "sockets", "trial"}
+    | {"notifiers", "config", "inifile", "finding", "sockets", "tally", "trial"}
 )
 
 

@@ -213,7 +213,7 @@ def test_a_leak_that_pauses_with_its_work_stays_told() -> None:
     assert "101" in said.answers[-1]["verdicts"]
 
 
-@pytest.mark.parametrize(("rate", "least", "most"), [(1, 0.25, 0.28), (8, 0.36, 0.42)])
+@pytest.mark.parametrize(("rate", "least", "most"), [(1, 0.24, 0.28), (8, 0.36, 0.42)])
 def test_told_is_early_and_acted_on_when_a_quarter_of_the_headroom_is_gone(
     rate: float, least: float, most: float
 ) -> None:
@@ -242,7 +242,7 @@ def test_a_share_of_the_total_limit_is_a_limit_too() -> None:
     lives = [Life(line(60, 2)), *(Life(FLAT, pid=pid) for pid in (102, 103, 104))]
     said = say(ticks(lives, 2 * HOUR), available=2000)  # 90 % of it, in four shares
     acted = said.acted("leak")
-    assert acted is not None and 46 * MINUTE < acted < 56 * MINUTE
+    assert acted is not None and 46 * MINUTE < acted < 60 * MINUTE
 
 
 def test_the_product_s_demonstration_is_told_and_acted_on_within_70_seconds() -> None:

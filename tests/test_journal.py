@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_memwatch import journal
+from supervisor_memwatch import journal, report
 from supervisor_memwatch.journal import Journal, JournalError, Reader
 from supervisor_memwatch.model import Entry, News
 
@@ -471,6 +471,14 @@ def test_news_waits_until_it_is_sent(opened: Journal) -> None:
     assert json.loads(body)[:4] == ["acted", 5.0, "web", "done"]
     opened.write([journal.news_sent("a")])
     assert opened.rows("SELECT waiting FROM news") == [(0,)]
+
+
+def test_news_comes_back_as_the_value_it_was() -> None:
+    """Those of a listener before there was advice, too."""
+    item = News("suspected", 5.0, "web", "leak", series=((1.0, 2.0),), advice=("a", "b"))
+    row = json.loads(json.dumps(item))
+    assert report.news(row) == item
+    assert report.news(row[:-1]) == item._replace(advice=())
 
 
 def test_closing_twice_is_closing(path: Path) -> None:

@@ -19,9 +19,12 @@ from rig import CONF, PaperClock, Rig, event, tick, ticks
 from servers import ROOT, Answer, Receiver, wait_until
 from worlds import World
 
+from supervisor_memwatch import report, status
+from supervisor_memwatch.config import load
 from supervisor_memwatch.journal import Journal, JournalError
 from supervisor_memwatch.model import Command
 from supervisor_memwatch.protocol import OK, READY
+from supervisor_memwatch.releases import Code
 
 STOPPING = "SUPERVISOR_STATE_CHANGE_STOPPING"
 LEAKY = {"leaking": 1, "leak": 0.5}
@@ -609,6 +612,40 @@ def test_news_that_was_not_delivered_goes_out_with_the_next_listener(tmp_path: P
         assert [body["id"] for body in receiver.bodies][: len(ids)] == ids
         assert second.rows("SELECT id FROM news WHERE waiting") == []
         assert other.received == []
+
+
+# -- advice
+
+
+def test_a_deploy_and_the_leak_it_brought_are_seen_and_said(tmp_path: Path) -> None:
+    """Its code is looked at after the reload; advice is in the log, the journal and `status`."""
+    world = World(count=3)
+    rig = Rig(tmp_path, "warmup = 10s\nconfirm = 10s\n", world)
+    rig.clock.step = 30.0
+    begun = rig.clock.now
+    world.now = begun
+    for proc in world.procs:
+        proc.born = begun - 1000
+
+    def deploy() -> None:
+        if rig.listener.ticks == 60:
+            rig.preflights.code = Code("new", rig.clock.now - 5, 0.0, "/srv/app/views.py")
+            world.others("HUP")
+        elif rig.listener.ticks == 61:
+            for proc in world.procs:
+                proc.leak = 0.1
+
+    rig.now_asked = deploy
+    rig.run(ticks(120))
+    release = "web reload with changed code (/srv/app/views.py): a release; what was learned"
+    assert rig.log.count(release) == 1
+    advised = [text for (text,) in rig.rows("SELECT text FROM entries WHERE kind = 'advice'")]
+    assert any("leak 360.0MB/h each" in text for text in advised)
+    assert any("since the deploy" in text for text in advised)
+    found = status.read(load(str(rig.conf), {}))
+    shown = report.status_text(found.document, found.advice)
+    assert "\n  advice: all workers (" in shown
+    assert "advice" not in json.dumps(found.document)
 
 
 # -- as supervisord starts it

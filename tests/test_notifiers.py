@@ -130,6 +130,23 @@ def test_any_text_and_time_makes_one_line_of_json(text: str, at: float) -> None:
     assert len(event["time"]) == len("2026-01-31T12:00:05.250Z")
 
 
+ADVICE = ("worker 7 of 2 leaks 60.0MB/h", "look in the request path")
+
+
+def test_advice_goes_with_the_summary() -> None:
+    """One line in the envelope, whose keys are fixed; a line for each sentence in a chat."""
+    event = notifiers.envelope(NEWS._replace(advice=ADVICE), "h", "i")
+    lines = [NEWS.summary, *ADVICE]
+    assert event["data"]["summary"] == " · ".join(lines)
+    assert event["data"].keys() == notifiers.envelope(NEWS, "h", "i")["data"].keys()
+    slack = notifiers._shape("https://hooks.slack.com/x")(event)
+    assert slack["text"].split("\n")[:3] == lines
+    discord = notifiers._shape("https://discord.com/x")(event)
+    assert discord["content"].count("\n") == 3
+    (card,) = notifiers._shape("https://a.webhook.office.com/x")(event)["attachments"]
+    assert [block["text"] for block in card["content"]["body"]][:3] == lines
+
+
 EVIL = "<!channel> & @everyone @here <@U123> [a](http://evil) *b* `c` web_00 \x1b[31m"
 
 

@@ -20,7 +20,7 @@ from servers import wait_until
 from supervisor.datatypes import dict_of_key_value_pairs
 from supervisor.options import ServerOptions
 
-from supervisor_memwatch import config, fingerprint, inifile, preflight, trial
+from supervisor_memwatch import config, fingerprint, inifile, preflight, releases, trial
 from supervisor_memwatch.model import RUNNING, Proof, Snapshot, Worker, WorkerId
 from supervisor_memwatch.options import Options
 from supervisor_memwatch.preflight import (
@@ -1140,6 +1140,47 @@ def test_the_same_code_is_tried_once(
     again.load(json.loads(json.dumps(preflights.dump())))
     assert tries(question(still, *argv, "another"), again) == 3
     again.close()
+
+
+def test_which_code_there_is_can_be_asked_without_a_trial(
+    preflights: trial.Preflights, still: Path, tmp_path: Path
+) -> None:
+    """Nothing of the program is run; the same number as long as no file changes."""
+    ran = tmp_path / "ran"
+    argv = (*PYTHON, f"open({str(ran)!r}, 'a')")
+
+    def code() -> releases.Code:
+        preflights.ask(question(still, *argv, code=True), time.time())
+
+        def look() -> list[tuple[str, releases.Code]]:
+            assert preflights.look(time.time()) == []
+            return preflights.codes()
+
+        [(name, code)] = wait_until(look, 60, "the code", every=0.01)
+        assert name == "bare" and not preflights.busy and preflights.codes() == []
+        return code
+
+    first, again = code(), code()
+    assert first.number is not None and again.number == first.number
+    (still / "a.py").write_text("changed = 1")
+    then = code()
+    assert then.number != first.number and then.file.endswith("/a.py")
+    assert then.changed is not None and abs(then.changed - time.time()) < 60
+    assert not ran.exists()
+
+
+def test_who_wants_to_know_whether_a_worker_boots_is_answered_first(
+    preflights: trial.Preflights, still: Path
+) -> None:
+    """Before all that are only asked about their code, and in spite of such a question."""
+    for name, only_code in (("one", True), ("two", True), ("two", False)):
+        preflights.ask(question(still, *PYTHON, "", name=name, code=only_code), time.time())
+    name, _ = answer(preflights)
+    assert name == "two"
+    assert [name for name, _ in preflights.codes()] == ["one"]
+    preflights.forget("two")
+    assert preflights.codes() == []
+    wait_until(lambda: preflights.look(time.time()) or not preflights.busy, 60, "it to end")
 
 
 def test_what_was_written_down_by_somebody_else_is_refused(preflights: trial.Preflights) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from fakeproc import ARBITER, EXECED, WORKER, FakeProc
 
-from supervisor_memwatch import host, sampler, topology
+from supervisor_memwatch import host, sampler, tally, topology
 from supervisor_memwatch.model import Snapshot, Worker, WorkerId
 from supervisor_memwatch.sampler import Program, Sampler
 
@@ -154,6 +155,62 @@ def test_a_snapshot_of_gunicorn(bench: Bench) -> None:
         exact=True,
     )
     assert worker(snapshot, 102).ready is False
+
+
+def counting(bench: Bench, number: int, *pids: int) -> Path:
+    """A file that is open in these processes as the count of their requests."""
+    path = Path(tally.LINK)
+    path.write_bytes(number.to_bytes(8, sys.byteorder))
+    for pid in pids:
+        os.symlink(path, bench.proc.path / str(pid) / "fd" / "9")
+    return path
+
+
+@pytest.fixture
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a /proc of our own a count has the name of a file."""
+    monkeypatch.setattr(tally, "LINK", str(tmp_path / "count"))
+
+
+def requests(snapshot: Snapshot) -> list[int | None]:
+    return [worker.requests for worker in snapshot.workers]
+
+
+@pytest.mark.usefixtures("named")
+def test_requests_are_those_a_worker_counts(bench: Bench) -> None:
+    """Read at every look; of a worker that does not count, and of the master, unknown."""
+    bench.proc.gunicorn()
+    counting(bench, 7, 100, 101)
+    snapshot = bench.look()
+    assert requests(snapshot) == [7, None]
+    assert snapshot.master is not None and snapshot.master.requests is None
+    counting(bench, 12)
+    assert requests(bench.look(1000.5)) == [12, None]
+
+
+@pytest.mark.usefixtures("named")
+def test_a_worker_that_begins_to_count_while_it_boots(bench: Bench) -> None:
+    """Its application asked for it, not gunicorn's configuration: found within seconds."""
+    bench.proc.gunicorn()
+    assert requests(bench.look()) == [None, None]
+    counting(bench, 0, 101)
+    bench.uptime += 16
+    assert requests(bench.look(1016.0)) == [0, None]
+
+
+@pytest.mark.usefixtures("named")
+def test_the_count_of_a_worker_that_has_gone_is_closed(bench: Bench) -> None:
+    """A new worker of the same pid is another one."""
+    bench.proc.gunicorn()
+    path = counting(bench, 7, 101)
+    bench.look()
+    handles = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    assert str(path) in handles
+    bench.proc.end(101)
+    bench.proc.process(101, 100, start=1234, catches=WORKER, heartbeats=["h101"])
+    assert requests(bench.look(1005.0)) == [None, None]
+    handles = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    assert str(path) not in handles
 
 
 def test_the_clock_is_the_local_time_of_day(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

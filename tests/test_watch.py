@@ -6,10 +6,14 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from worlds import World
 
+from supervisor_memwatch import attribution
+from supervisor_memwatch.detectors import Past
 from supervisor_memwatch.model import Command, Decision, Entry, News, Verdict
 from supervisor_memwatch.options import Budget, Ceiling, Options
+from supervisor_memwatch.releases import Code
 from supervisor_memwatch.units import MB
 from supervisor_memwatch.watch import Watch
 
@@ -28,6 +32,8 @@ class Host:
         self.news: list[News] = []
         self.commands: list[tuple[float, Command]] = []
         self.reopen = False
+        self.code: Code | None = None  # what its files look like; None: they are not looked at
+        self.asked: list[float] = []  # when they were to be looked at
 
     def tick(self, at: float) -> None:
         snapshot = self.world.snapshot(at)
@@ -37,6 +43,10 @@ class Host:
         self.entries += seen.entries
         self.news += seen.news
         self._obey(seen.commands, at)
+        if seen.code:
+            self.asked.append(at)
+            if self.code is not None:
+                self.entries += self.watch.take_code(self.code._replace(at=at))
         if seen.decision is not None:
             self.entries += self.watch.begin(seen.decision)
             self._obey(self.watch.launch(), at)
@@ -323,3 +333,186 @@ def test_a_clock_that_was_set_back_loses_no_pause() -> None:
     again = Watch("web", ACT)
     again.load(json.loads(json.dumps(host.watch.dump())), back=1000.0)
     assert again.paused_until == 3000.0 and again.ended == 2000.0 and again.actions == [1900.0]
+
+
+# -- advice
+
+
+OBSERVE = replace(ACT, mode="observe")
+
+
+def test_advice_is_given_once_when_a_leak_is_told() -> None:
+    """In the log, in the news, and for `status`; nothing more as long as nothing else is known."""
+    host = Host(World(count=3, leaking=3, leak=0.01), replace(OBSERVE, limit=None)).run(5400)
+    advised = [entry for entry in host.entries if entry.kind == "advice"]
+    first = "advice: all workers (1001, 1002, 1003) leak 36.0MB/h each"
+    assert sum(entry.text.startswith(first) for entry in advised) == 1
+    assert len({entry.at for entry in advised}) == 1
+    told = [entry.at for entry in host.entries if entry.kind == "suspected"]
+    assert {entry.at for entry in advised} == {told[0]}
+    suspected = [item for item in host.news if item.what == "suspected"]
+    assert all("leak 36.0MB/h" in item.advice[0] for item in suspected) and suspected
+    assert not any("\n" in item.summary for item in suspected)
+    assert "leak 36.0MB/h" in host.watch.view({})["advice"][0]
+
+
+def test_advice_is_given_again_when_it_is_to_be_acted_on() -> None:
+    """It has become material."""
+    host = Host(World(count=3, leaking=3, leak=0.02), OBSERVE).run(7200)
+    acted = next(entry.at for entry in host.entries if entry.kind == "held")
+    times = sorted({entry.at for entry in host.entries if entry.kind == "advice"})
+    assert len(times) == 2 and times[0] < acted and abs(times[1] - acted) <= 60
+
+
+def test_a_healthy_program_gets_no_advice() -> None:
+    host = Host(World(count=3), OBSERVE).run(3600)
+    assert host.watch.advice == () and host.kinds("advice") == []
+
+
+def test_a_reopened_journal_gives_no_advice_again() -> None:
+    """Only as often as an open one, at the first look that shows what has changed."""
+    hosts = [Host(World(count=2, leaking=2, leak=0.02), OBSERVE) for _ in range(2)]
+    hosts[1].reopen = True
+    plain, reopened = (host.run(2400).kinds("advice") for host in hosts)
+    assert len(plain) == len(reopened) == 8 and reopened[:4] == plain[:4]
+
+
+def test_a_leak_that_ends_by_itself_is_taken_back() -> None:
+    """Told, then flat: said once, and no leak of this release any more."""
+    world = World(count=2, leaking=1, leak=0.1)
+    host = Host(world, replace(OBSERVE, limit=None)).run(1200)
+    assert host.watch.releases.eras[-1].leaks
+    leaker = world.procs[0]
+    leaker.base, leaker.leak = leaker.size(world.now) / MB, 0.0
+    host.run(3600)
+    said = [text for text in host.kinds("advice") if "not a leak" in text]
+    assert len(said) == 1 and said[0].startswith(f"worker {leaker.id.pid}: not a leak: grew ")
+    assert "while its cache filled, flat for " in host.watch.advice[0]
+    assert host.watch.releases.eras[-1].leaks == {}
+
+
+# -- releases
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """One for each time that what was learned of a program was forgotten."""
+    times: list[bool] = []
+    monkeypatch.setattr(Past, "forget_learned", lambda past: times.append(True))
+    return times
+
+
+def test_a_deploy_that_leaks_is_named_with_before_and_since(forgotten: list[bool]) -> None:
+    """Two hours without a leak, other code, a reload by somebody: it leaks since then."""
+    world = World(count=3)
+    host = Host(world, OBSERVE).run(7200)
+    host.code = Code("new", world.now - 5, world.now)
+    world.others("HUP")
+    host.run(10)
+    for proc in world.procs:
+        proc.leak = 0.02
+    host.run(1200)
+    assert len(forgotten) == 1
+    assert [text.split(":")[0] for text in host.kinds("release")] == ["reload with changed code"]
+    (said,) = [text for text in host.kinds("advice") if "deploy" in text]
+    assert said.startswith("advice: since the deploy ")
+    assert "no leak in 6 worker-hours before, 72.0MB/h since" in said
+
+
+@pytest.mark.parametrize("what", ["HUP", "restart"])
+def test_a_load_of_the_same_code_changes_nothing(what: str, forgotten: list[bool]) -> None:
+    """It is looked at once, and nothing is said or forgotten."""
+    world = World(count=3)
+    host = Host(world, OBSERVE).run(1200)
+    host.code = Code("same", world.now - 99_999, world.now)
+    world.others(what)
+    host.run(1200)
+    assert len(host.asked) == 1 and not forgotten and host.kinds("release") == []
+    assert host.watch.releases.latest is None
+
+
+def test_where_the_code_cannot_be_seen_a_restart_may_be_a_release(forgotten: list[bool]) -> None:
+    """It is said to be one that is not known."""
+    world = World(count=3)
+    host = Host(world, OBSERVE).run(1200)
+    host.code = Code(None, None, 0.0)
+    world.others("restart")
+    host.run(300)
+    assert forgotten and "whether its code changed is not known" in host.kinds("release")[0]
+
+
+def test_code_is_asked_for_until_there_is_an_answer() -> None:
+    """Once a minute."""
+    world = World(count=3)
+    host = Host(world, OBSERVE).run(600)
+    world.others("HUP")
+    host.run(200)
+    assert 3 <= len(host.asked) <= 4
+    host.code = Code("same", 0.0, 0.0)
+    host.run(600)
+    assert len(host.asked) <= 5
+
+
+def test_a_stop_and_a_start_are_a_load() -> None:
+    """Whoever did it, and however long it was down."""
+    world = World(count=3)
+    host = Host(world, OBSERVE).run(600)
+    world.obey([Command("stop", "web")])
+    host.run(120)
+    assert host.asked == []
+    world.obey([Command("start", "web")])
+    host.run(60)
+    assert len(host.asked) == 1
+
+
+def test_our_own_reload_is_a_load() -> None:
+    """Of code that may have changed since."""
+    world = World(count=2, leaking=1, leak=0.2)
+    host = Host(world, replace(ACT, actions=("reload",)))
+    host.code = Code("new", 1e9, 0.0)
+    host.run(900)
+    assert [command.signal for _, command in host.commands] == ["HUP"]
+    assert len(host.kinds("release")) == 1
+
+
+@pytest.mark.parametrize("what", ["HUP", "restart"])
+def test_a_load_while_nobody_watched_is_seen_by_the_next_listener(what: str) -> None:
+    """By the pid that Supervisor started, or by workers that are all others."""
+    world = World(count=3)
+    host = Host(world, OBSERVE).run(600)
+    world.others(what)
+    world.advance(world.now + 100)
+    host.reopen_journal()
+    host.run(60)
+    assert len(host.asked) == 1
+
+
+def test_a_listener_that_is_started_anew_asks_for_no_code() -> None:
+    """The workers are those it knows, or it knows none."""
+    world = World(count=3)
+    host = Host(world, OBSERVE).run(600)
+    host.reopen_journal()
+    host.run(60)
+    assert host.asked == []
+
+
+def test_of_leaking_workers_that_max_requests_ended_it_is_kept_how_far_they_came() -> None:
+    world = World(count=2, leaking=1, leak=0.05)
+    host = Host(world, OBSERVE).run(900)
+    worker = next(w for w in host.watch.workers() if w.id == world.procs[0].id)
+    end = attribution.End(worker, attribution.MAX_REQUESTS, "ended by gunicorn's max_requests")
+    host.watch._note_end(end, world.now)
+    (kept,) = host.watch.releases.ends()
+    assert kept.age == worker.age and 30 * MB < kept.grown < 50 * MB
+    host.run(60)
+    assert any(text.startswith("max_requests hides it: ") for text in host.watch.advice)
+
+
+def test_a_journal_of_before_there_were_releases_is_read() -> None:
+    host = Host(World(count=2)).run(60)
+    data = json.loads(json.dumps(host.watch.dump()))
+    for name in ("releases", "ran", "gist"):
+        del data[name]
+    again = Watch("web", ACT)
+    again.load(data)
+    assert again.expected == 2 and again.releases.eras == []

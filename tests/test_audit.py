@@ -1,0 +1,746 @@
+"""`memwatch audit`: the comparison of two runs, what is said of a watch, and the command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor_memwatch import appraisal, audit, cli, detectors, openfiles, replay, runs, topology
+from supervisor_memwatch.model import RUNNING, Snapshot, Verdict, Worker, WorkerId
+from supervisor_memwatch.options import Ceiling, Options
+from supervisor_memwatch.units import MB
+
+HOSTILE = "web\x1b[2J\nforged\u202e\u2028"
+
+
+class Ran:
+    """One command, run in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+        try:
+            self.status = cli.main(arguments)
+        except SystemExit as ended:  # argparse's way out
+            self.status = ended.code if isinstance(ended.code, int) else -1
+        self.out, self.err = capsys.readouterr()
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def ran(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command: `ran("audit", "--json")`."""
+    return lambda *arguments: Ran(capsys, *map(str, arguments))
+
+
+# -- two runs compared
+
+
+def worker(pid: int, anon: float, cpu: float | None) -> Worker:
+    return Worker(WorkerId(pid, pid * 10), 100.0, int(anon * MB), anon=int(anon * MB), cpu=cpu)
+
+
+def saved(workers: list[Worker], changes: dict[int, float] | None = None) -> dict[str, Any]:
+    """A program as --save keeps it: sizes and CPU before the run."""
+    return {
+        "namespec": "web",
+        "workers": [{"id": str(w.id), "cpu": w.cpu} for w in workers],
+        "low_anon": {str(w.id): w.anon for w in workers},
+        "changes": [
+            {"id": str(WorkerId(pid, pid * 10)), "beyond": int(beyond * MB)}
+            for pid, beyond in (changes or {}).items()
+        ],
+    }
+
+
+def compared(
+    before: list[tuple[float, float]],
+    after: list[tuple[float, float]],
+    changes: dict[int, float] | None = None,
+) -> list[str]:
+    """What is found of workers 1, 2, ...: (MB, CPU seconds) before and after the run."""
+    old = [worker(pid, *figures) for pid, figures in enumerate(before, 1)]
+    new = [worker(pid, *figures) for pid, figures in enumerate(after, 1)]
+    lows = {each.id: each.anon or 0 for each in new}
+    return [change.found for change in runs.compare(lows, new, saved(old, changes))]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changes", "found"),
+    [
+        # The one that worked grew; its idle siblings are the control.
+        ([(50, 1), (50, 1)], [(90, 31), (50, 1.1)], None, ["grew", "same"]),
+        # All grew alike, the idle ones too: not the run's doing.
+        ([(50, 1), (50, 1), (50, 1)], [(70, 31), (70, 1.1), (70, 1.2)], None, None),
+        # Nobody is idle: nobody is a control.
+        ([(50, 1), (50, 1)], [(90, 31), (90, 31)], None, ["grew", "grew"]),
+        # Noise: less than 4 MB, and less than a twentieth of what it held.
+        ([(50, 1), (50, 1)], [(53, 31), (50, 1)], None, ["same", "same"]),
+        ([(1000, 1), (50, 1)], [(1040, 31), (50, 1)], None, ["same", "same"]),
+        # The run before had grown as much: a leak repeats it, a cache does not.
+        ([(90, 31), (50, 1)], [(130, 61), (50, 1.1)], {1: 40, 2: 0}, ["leak", "same"]),
+        ([(90, 31), (50, 1)], [(91, 61), (50, 1.1)], {1: 40, 2: 0}, ["settled", "same"]),
+        ([(90, 31), (50, 1)], [(100, 61), (50, 1.1)], {1: 40, 2: 0}, ["settled", "same"]),
+        # One that shrank.
+        ([(90, 1), (50, 1)], [(50, 31), (50, 1)], None, ["same", "same"]),
+    ],
+)
+def test_each_worker_is_compared_with_itself(
+    before: list[tuple[float, float]],
+    after: list[tuple[float, float]],
+    changes: dict[int, float] | None,
+    found: list[str] | None,
+) -> None:
+    """What idle siblings grew by is taken off what the others did."""
+    expected = found or ["same", "grew", "grew"]
+    result = compared(before, after, changes)
+    if found is None:
+        assert result[0] == "same"
+    else:
+        assert result == expected
+
+
+def test_a_worker_that_was_not_there_is_new() -> None:
+    """Another start time is another worker, whatever its pid."""
+    old = [worker(1, 50, 1.0)]
+    new = [Worker(WorkerId(1, 99), 5.0, 90 * MB, anon=90 * MB, cpu=9.0), worker(2, 90, 3.0)]
+    lows = {each.id: each.anon or 0 for each in new}
+    assert [change.found for change in runs.compare(lows, new, saved(old))] == ["new", "new"]
+
+
+def test_workers_whose_cpu_is_not_known_are_compared_all_the_same() -> None:
+    """No CPU, no idle control."""
+    old, new = [worker(1, 50, None)], [worker(1, 90, None)]
+    lows = {each.id: each.anon or 0 for each in new}
+    [change] = runs.compare(lows, new, saved(old))
+    assert (change.found, change.cpu) == ("grew", None)
+
+
+def runs_in_a_row(*growths: tuple[float, float]) -> list[runs.Change]:
+    """What is found of the first of two workers, run after run: (MB grown, CPU seconds); the
+    second one is idle."""
+    held, cpu, found = 50.0, 1.0, []
+    kept = saved([worker(1, held, cpu), worker(2, 50, 1)])
+    for grown, spent in growths:
+        held, cpu = held + grown, cpu + spent
+        now = [worker(1, held, cpu), worker(2, 50, 1.0)]
+        changes = runs.compare({w.id: w.anon or 0 for w in now}, now, kept)
+        found.append(changes[0])
+        kept = saved(now)
+        kept["changes"] = json.loads(
+            json.dumps([{**change._asdict(), "id": str(change.id)} for change in changes])
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("growths", "found"),
+    [
+        ([(40, 30), (40, 30), (40, 30)], ["grew", "leak", "leak"]),
+        ([(40, 30), (1, 30), (0, 30)], ["grew", "settled", "same"]),
+        # Half the work, half the growth: the same leak. Twice the work, the same growth as well.
+        ([(40, 30), (20, 15)], ["grew", "leak"]),
+        ([(40, 30), (80, 60)], ["grew", "leak"]),
+        # Twice the work for a tenth of the growth: it has settled.
+        ([(40, 30), (8, 60)], ["grew", "settled"]),
+        # Hardly any work: a leak would not show either.
+        ([(40, 30), (1, 2)], ["grew", "unclear"]),
+        ([(40, 30), (1, 2), (40, 30)], ["grew", "unclear", "grew"]),
+    ],
+)
+def test_the_same_run_again_tells_a_leak_from_a_cache(
+    growths: list[tuple[float, float]], found: list[str]
+) -> None:
+    """By what the work cost in each of them."""
+    assert [change.found for change in runs_in_a_row(*growths)] == found
+
+
+def test_each_further_run_makes_a_leak_surer() -> None:
+    """And as much again for the same work is surer than only about as much."""
+    once, twice, three, four = (c.confidence for c in runs_in_a_row(*[(40, 30)] * 4))
+    assert once == 0.5 < twice < three < four < 1
+    assert runs_in_a_row((40, 30), (25, 30))[1].confidence < twice
+
+
+def test_work_is_requests_where_they_are_counted() -> None:
+    """What a request costs is said."""
+    old = [worker(1, 50, 1.0)._replace(requests=100), worker(2, 50, 1.0)._replace(requests=100)]
+    new = [worker(1, 90, 2.0)._replace(requests=1100), worker(2, 50, 9.0)._replace(requests=101)]
+    before = saved(old)
+    for kept in before["workers"]:
+        kept["requests"] = 100
+    first, second = runs.compare({w.id: w.anon or 0 for w in new}, new, before)
+    assert (first.unit, first.work, second.idle) == ("request", 1000, True)
+    assert "41KB per request" in first.why and "in 1000 requests" in first.why
+
+
+def test_those_that_are_gone_are_named() -> None:
+    """max_requests, or a reload."""
+    assert runs.gone([worker(2, 50, 1)], saved([worker(1, 50, 1), worker(2, 50, 1)])) == ["1"]
+
+
+# -- what is said of a watch
+
+
+def watched(
+    curves: dict[int, Callable[[float], float]],
+    seconds: float = 60,
+    *,
+    age: float = 500,
+    options: Options | None = None,
+    **more: Any,
+) -> appraisal.Watched:
+    """A program seen for so long: pid -> MB by second; `more`: pid -> fields, `cpu1=f(second)`."""
+    options = options or Options(confirm=max(1.0, seconds / 14))
+    past, snapshots = detectors.Past(), []
+    verdicts: dict[WorkerId | None, tuple[Verdict, ...]] = {}
+    for second in range(int(seconds) + 1):
+        workers = []
+        for pid, curve in curves.items():
+            bytes = int(curve(second) * MB)
+            given = {
+                name[: -len(str(pid))]: f for name, f in more.items() if name.endswith(str(pid))
+            }
+            fields = {"cpu": second * 0.1, "threads": 1, "fds": 9}
+            fields |= {name: f(second) for name, f in given.items()}
+            workers.append(
+                Worker(WorkerId(pid, pid), age + second, bytes + 8 * MB, 8 * MB, bytes, **fields)
+            )
+        snapshot = Snapshot("web", 1e9 + second, RUNNING, 1, "gunicorn", None, tuple(workers))
+        detectors.remember(options, past, snapshot)
+        verdicts = detectors.examine(options, snapshot, past)
+        snapshots.append(snapshot)
+    return appraisal.Watched("web", options, seconds, snapshots, past, verdicts)
+
+
+def flat(second: float) -> float:
+    return 60.0
+
+
+def leak(second: float) -> float:
+    return 60 + second / 6
+
+
+def judged(watch: appraisal.Watched) -> list[str]:
+    return [each["judgement"] for each in appraisal.document(watch)["workers"]]
+
+
+def test_a_leak_is_named_within_a_minute_with_how_sure_it_is() -> None:
+    """And the healthy one beside it is healthy."""
+    document = appraisal.document(watched({11: leak, 12: flat}))
+    assert [each["judgement"] for each in document["workers"]] == ["leak", "healthy"]
+    [found] = document["found"]
+    confidence = document["workers"][0]["confidence"]
+    assert found.startswith(f"worker 11: leak, {appraisal.sure(confidence)}: ")
+    shown = appraisal.text(document)
+    assert "=> 1 of 2 workers leaks, " in shown
+    assert "does not grow (95%)" in shown
+    assert "the same requests again, between --save and --since" in shown
+    assert any("leak" in line for line in document["advice"])
+
+
+def test_bars_compare_the_workers() -> None:
+    """The largest is full, half of it half as long."""
+    shown = appraisal.text(appraisal.document(watched({11: flat, 12: lambda s: 30.0})))
+    bars = [line.count("#") for line in shown.splitlines() if line.lstrip().startswith("worker")]
+    assert bars[:2] == [appraisal.BAR, appraisal.BAR // 2]
+    assert appraisal.bar(None, 5, "#") == appraisal.bar(5, 0, "#") == " " * appraisal.BAR
+
+
+def test_an_idle_worker_proves_nothing() -> None:
+    """It is not called healthy; requests are asked for."""
+    watch = watched({11: flat, 12: flat}, cpu11=lambda s: 3.0, cpu12=lambda s: 3.0)
+    assert judged(watch) == ["idle", "idle"]
+    shown = appraisal.text(appraisal.document(watch))
+    assert "not enough to tell: no worker did anything meanwhile" in shown
+    assert "send requests meanwhile: all workers did nothing" in shown
+    counted = watched({11: flat, 12: flat}, requests11=lambda s: 7, requests12=lambda s: s)
+    assert judged(counted) == ["idle", "healthy"]
+    assert "worker 11 did nothing" in appraisal.text(appraisal.document(counted))
+
+
+def test_a_worker_that_warms_up_says_how_long_to_watch() -> None:
+    """The rest of its warm-up, and a window."""
+    document = appraisal.document(watched({11: flat}, 30, age=20))
+    assert document["workers"][0]["judgement"] == "warming up"
+    [surer] = document["surer"]
+    assert "worker 11 is still warming up" in surer and surer.endswith("--for 3m")
+
+
+def test_one_look_says_so() -> None:
+    """Nothing can be told from it."""
+    document = appraisal.document(watched({11: flat}, 0))
+    assert judged(watched({11: flat}, 0)) == ["too early"]
+    assert "one look tells how much, not whether it grows" in appraisal.text(document)
+
+
+def test_noise_that_could_hide_growth_asks_for_more_time() -> None:
+    """The interval of the trend says how much."""
+    jumps = [0, 9, 3, 7, 1, 8, 2, 6, 4, 5, 9, 0, 7, 3, 8]
+    noisy = watched({11: lambda s: 100 + 2 * jumps[int(s / 4.3) % len(jumps)]})
+    document = appraisal.document(noisy)
+    assert document["workers"][0]["judgement"] == "healthy"
+    assert document["found"] == []
+    assert any("noise could hide slow growth" in text for text in document["surer"])
+
+
+def test_slow_growth_is_neither_called_a_leak_nor_nothing() -> None:
+    """Healthy workers creep as well, for some minutes."""
+    document = appraisal.document(watched({11: lambda s: 60 + s * 0.25 / 60}))
+    assert document["found"] == []
+    assert "creeps" in appraisal.text(document)
+    assert any("drift or a slow leak" in text for text in document["surer"])
+
+
+def test_files_and_threads_that_keep_growing_are_found() -> None:
+    """Whatever memory does; with what is new among them."""
+    watch = watched(
+        {11: flat, 12: flat},
+        fds11=lambda s: 10 + s // 2,
+        threads12=lambda s: 1 + s // 5,
+    )
+    new = [appraisal.Files(f"files in /srv/{HOSTILE}", 28, f"/srv/{HOSTILE}/a.txt")]
+    document = appraisal.document(watch._replace(files={WorkerId(11, 11): new}))
+    assert document["found"][0].startswith(
+        "worker 11: open files keep growing: 10 to 40, new: 28 files in /srv/web\\x1b"
+    )
+    assert document["found"][1] == "worker 12: threads keep growing: 1 to 13"
+    assert "\x1b" not in appraisal.text(document)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        lambda s: 10 + min(s, 20),  # connections that come with the load, and stay
+        lambda s: 10 + (s % 7),  # come and go
+        lambda s: 50 - s // 2,
+        lambda s: 10 if s < 30 else 60,  # at once
+        lambda s: None,
+    ],
+)
+def test_files_that_fill_up_or_come_and_go_are_not_growing(files: Any) -> None:
+    """A pool is full one day."""
+    document = appraisal.document(watched({11: flat}, fds11=files, threads11=files))
+    assert document["found"] == []
+
+
+def test_a_worker_that_holds_more_than_its_siblings_is_named_with_its_work() -> None:
+    """Work that was done as often explains it."""
+    curves = dict.fromkeys((11, 12), flat) | {13: lambda s: 130.0}
+    [said] = appraisal.document(watched(curves))["stands_out"]
+    assert said.startswith("worker 13 holds 130.0MB, its siblings 60.0MB, at 1.0 times their work")
+    assert "that may be all" not in said
+    [said] = appraisal.document(watched(curves, cpu13=lambda s: s * 0.3))["stands_out"]
+    assert said.endswith("that may be all")
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    """Another user's processes."""
+    watch = watched({11: flat}, exact11=lambda s: False)
+    assert any("run it as root" in text for text in appraisal.document(watch)["surer"])
+
+
+def compared_text(before: dict[str, Any], **more: Any) -> str:
+    """What is said of workers 11 and 12 (60 MB each) after one look, compared with that."""
+    watch = watched({11: flat, 12: flat}, 0, **more)
+    return appraisal.text(appraisal.document(watch._replace(before=before)), "file")
+
+
+def kept_before(*held: float) -> dict[str, Any]:
+    """Workers 11 and 12 as they were kept, with as much CPU time as a first look finds."""
+    ids = [str(WorkerId(pid, pid)) for pid in (11, 12)]
+    return {
+        "namespec": "web",
+        "saved": 1e9 - 90,
+        "workers": [{"id": id, "cpu": 0.0} for id in ids],
+        "low_anon": {id: int(mb * MB) for id, mb in zip(ids, held, strict=True)},
+        "changes": [],
+    }
+
+
+def test_after_a_run_it_says_who_holds_what_it_left() -> None:
+    """Before and now, and whether they hold about the same."""
+    shown = compared_text(kept_before(20, 60), cpu11=lambda s: 9.0)
+    assert "compared with 1m 30s ago:" in shown
+    assert "grew  +40.0MB anonymous memory (+0B in idle siblings) in 9.0 s of CPU" in shown
+    assert "idle, the control" in shown
+    assert "=> holds on to what the run left: a cache that filled, or a leak" in shown
+    assert "the workers hold about the same: 60.0MB to 60.0MB" in shown
+    assert shown.count("+40.0MB") == 1
+
+
+def test_what_grew_without_work_is_not_the_runs_doing() -> None:
+    """A background task."""
+    shown = compared_text(kept_before(20, 60), cpu12=lambda s: 9.0)
+    assert "=> what grew did no work: look at threads, timers and background tasks" in shown
+    assert "what the run left" not in shown
+
+
+# -- open files
+
+
+def test_open_files_are_named_by_what_they_are() -> None:
+    """Of this very process: deleted files, pipes, sockets by state and peer."""
+    pid = os.getpid()
+    before = openfiles.targets(pid)
+    assert before is not None
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = server.getsockname()[1]
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            stack.enter_context(server.accept()[0])
+        for _ in range(5):
+            stack.enter_context(tempfile.TemporaryFile())
+        for end in os.pipe():
+            stack.callback(os.close, end)
+        for each in socket.socketpair():
+            stack.enter_context(each)
+        after = openfiles.targets(pid)
+        assert after is not None
+        kinds = openfiles.kinds(pid, openfiles.added(before, after))
+    found = {kind.what: kind.number for kind in kinds}
+    assert found[f"deleted files in {tempfile.gettempdir()}"] == 5
+    assert found[f"TCP ESTABLISHED to 127.0.0.1:{port}"] == 3
+    assert found[f"TCP ESTABLISHED of clients of port {port}"] == 3
+    assert found[f"TCP listening on 127.0.0.1:{port}"] == 1
+    assert found["pipes"] == 2 and found["unix sockets"] == 2
+    assert kinds[0].number == 5
+
+
+def test_a_process_that_is_not_there_has_no_files() -> None:
+    """None, and nothing raised."""
+    assert openfiles.targets(2**30) is None
+    assert openfiles.kinds(2**30, ["socket:[5]", "anon_inode:[eventfd]", "/memfd:x (deleted)"]) == [
+        appraisal.Files("sockets", 1, "socket:[5]"),
+        appraisal.Files("eventfd", 1, "anon_inode:[eventfd]"),
+        appraisal.Files("memory files (memfd)", 1, "/memfd:x (deleted)"),
+    ]
+
+
+# -- the command
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """The pid of a plain process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(1, flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+def test_one_look_tells_how_much_and_not_whether_it_grows(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 0; saved for its user alone, and compared with itself."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    kept = tmp_path / "before"
+    done = ran("audit", "web", "--for", "0", "--save", kept)
+    assert (done.status, done.err) == (0, "")
+    assert str(sleeper) in done.out
+    assert "one look tells how much, not whether it grows" in done.out
+    assert kept.stat().st_mode & 0o777 == 0o600
+    again = ran("audit", "web:web", "web", "--for", "0", "--since", kept)
+    assert again.status == 0
+    assert "every worker holds about what it held before" in again.out
+    document = ran("audit", "web", "--for", "0", "--json", "--since", kept).document
+    assert [change["found"] for change in document["programs"][0]["changes"]] == ["same"]
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "boot": "another"}))
+    done = ran("audit", "web", "--for", "0", "--since", kept)
+    assert done.status == 2
+    assert "the machine was booted since" in done.err
+
+
+def test_a_program_is_found_again_under_another_name(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its processes; a pid in the default name, or a namespec in its place, is no matter."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"app (pid 1)": sleeper})
+    kept = tmp_path / "before"
+    ran("audit", "app (pid 1)", "--for", "0", "--save", kept)
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"shop:web": sleeper})
+    done = ran("audit", "shop", "--for", "0", "--since", kept)
+    assert done.status == 0
+    assert "every worker holds about what it held before" in done.out
+
+
+def test_where_every_worker_is_new_nothing_is_called_healthy(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart: the name is the same, and that is all. Not enough to tell is 0."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    kept = tmp_path / "before"
+    ran("audit", "web", "--for", "0", "--save", kept)
+    [id] = json.loads(kept.read_text())["programs"][0]["low_anon"]
+    kept.write_text(kept.read_text().replace(id, "1:1"))
+    done = ran("audit", "web", "--for", "0", "--since", kept)
+    assert done.status == 0
+    assert "no worker of before is left: nothing to compare" in done.out
+    assert "holds about" not in done.out
+
+
+def test_a_file_about_other_programs_is_status_2_before_the_watch(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says whom the file is about."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    kept = tmp_path / "before"
+    ran("audit", "web", "--for", "0", "--save", kept)
+    document = json.loads(kept.read_text())
+    document["programs"][0] |= {"namespec": HOSTILE, "workers": [], "changes": []}
+    kept.write_text(json.dumps(document))
+    monkeypatch.setattr(audit, "_watched", lambda *_: pytest.fail("watched"))
+    done = ran("audit", "web", "--since", kept)
+    assert (done.status, done.out) == (2, "")
+    assert "nothing in it is of web; it has web\\x1b" in done.err
+
+
+def test_what_could_not_be_compared_is_said_beside_what_could() -> None:
+    """Some workers new; a program the file does not know."""
+
+    def text(*found: str) -> str:
+        each = dict.fromkeys(runs.Change._fields, None)
+        changes = [
+            {**each, "pid": n, "found": word, "why": "", "after": 1, "before": 1, "confidence": 0}
+            for n, word in enumerate(found, 1)
+        ]
+        document = appraisal.document(watched({1: flat}, 0))
+        return appraisal.text({**document, "changes": changes, "gone": ["9"]}, "before")
+
+    some = text("same", "new", "new")
+    assert "the workers that were there before hold about what they held then" in some
+    assert "not compared, as they are new: workers 2, 3 (gone since: 9)" in some
+    assert "not in before: nothing to compare" in text()
+
+
+def test_a_file_that_cannot_be_saved_is_noticed_before_the_watch(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that can is as it was until there is something to save."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    monkeypatch.setattr(audit, "_watched", lambda *_: pytest.fail("watched"))
+    for path in (tmp_path, tmp_path / "none" / "file"):
+        done = ran("audit", "web", "--save", path)
+        assert (done.status, done.out) == (2, "")
+        assert f"--save {path}: " in done.err
+    kept, new = tmp_path / "kept", tmp_path / "new"
+    kept.write_text("precious")
+    for path in (kept, new):
+        assert ran("audit", "nobody", "--save", path).status == 2
+    assert kept.read_text() == "precious"
+    assert not new.exists()
+
+
+def test_a_worker_that_is_too_young_to_judge_says_so(
+    ran: Any, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not healthy yet."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    assert "warming_up: younger than 2m" in ran("audit", "web", "--for", "0").out
+
+
+def test_a_program_that_is_not_running_is_status_2_with_those_that_are(
+    ran: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Escaped, whatever they are called."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {HOSTILE: 1, "shop": 2})
+    done = ran("audit", "webb\x1b")
+    assert (done.status, done.out) == (2, "")
+    assert "not a running program of Supervisor's; running: shop, web\\x1b" in done.err
+    assert "\x1b" not in done.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "null",
+        "{}",
+        "[" * 100_000,
+        '{"memwatch": "audit", "v": 2, "boot": "x", "programs": []}',
+        '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [3]}',
+        '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [{"namespec": "web"}]}',
+        '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [{"namespec": "web", '
+        '"workers": [{"id": "1:10", "cpu": "much"}], "low_anon": {}, "changes": []}]}',
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_file_that_save_did_not_make_is_status_2(
+    ran: Any, tmp_path: Path, sleeper: int, text: str | bytes
+) -> None:
+    """Before anything is watched."""
+    kept = tmp_path / "before"
+    kept.write_bytes(text if isinstance(text, bytes) else text.encode())
+    done = ran("audit", sleeper, "--for", "0", "--since", kept)
+    assert (done.status, done.out) == (2, "")
+    assert "not a file that `memwatch audit --save` made" in done.err
+
+
+def test_what_audit_cannot_do_is_status_2_and_one_sentence(
+    ran: Any, tmp_path: Path, sleeper: int
+) -> None:
+    """Nothing on stdout."""
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text("[supervisord]\n")
+    for arguments, text in (
+        ([sleeper, "--for", "soon"], "valid: a time such as 30s or 10m, or 0"),
+        ([sleeper, "--for", "-5"], "valid: a time"),
+        (["999999999"], "no process 999999999"),
+        ([sleeper, "--for", "0", "--record", tmp_path], "Is a directory"),
+        (["9" * 5000, "-c", conf], "no [unix_http_server]"),
+        (["web", "-c", conf], "no [unix_http_server]"),
+        (["web", "-c", tmp_path / "none"], "none"),
+        ([sleeper, "--for", "0", "--since", tmp_path / "none"], "No such file"),
+        ([sleeper, "--for", "0", "--since", tmp_path], "Is a directory"),
+    ):
+        done = ran("audit", *arguments)
+        assert (done.status, done.out) == (2, ""), arguments
+        assert text in done.err
+        assert len(done.err.splitlines()) == 1
+
+
+def test_a_plain_program_is_audited_as_one(ran: Any, sleeper: int) -> None:
+    """By its pid, without Supervisor."""
+    done = ran("audit", sleeper, "--for", "0")
+    assert done.status == 0
+    assert f"(pid {sleeper}): " in done.out and "workers" not in done.out.splitlines()[0]
+    [program] = ran("audit", sleeper, "--for", "0", "--json").document["programs"]
+    assert (program["kind"], len(program["workers"])) == ("plain", 1)
+
+
+def test_what_is_recorded_is_what_replay_reads(ran: Any, tmp_path: Path, sleeper: int) -> None:
+    """The same numbers, and the program's options."""
+    path = tmp_path / "recording"
+    assert ran("audit", sleeper, "--for", "2s", "--record", path).status == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    header, *ticks = [json.loads(line) for line in path.read_text().splitlines()]
+    assert header["program"]["kind"] == "plain" and "confirm" in header["program"]["options"]
+    assert ticks[0]["t"] == 0 and ticks[0]["workers"][0]["pid"] == sleeper
+    out, err = io.StringIO(), io.StringIO()
+    assert replay.replay(path.read_text().splitlines(), out, err) == 0, err.getvalue()
+    assert len(out.getvalue().splitlines()) == len(ticks) >= 2
+
+
+def test_a_recording_holds_one_program(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which one has to be said."""
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper, "web2": 1})
+    done = ran("audit", "web", "web2", "--record", tmp_path / "recording")
+    assert (done.status, done.out) == (2, "")
+    assert "--record holds one program: name one of web, web2" in done.err
+
+
+def test_the_limits_of_the_configuration_are_the_programs(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is watched with, but for the finer step."""
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text("[supervisord]\n[program:web]\ncommand=x\n[memwatch:web]\nlimit = 1MB\n")
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    asked = {}
+
+    def seen(subjects: list[audit.Subject], *_: Any) -> Any:
+        asked.update({subject.name: subject.options.limit for subject in subjects})
+        raise audit.AuditError("enough")
+
+    monkeypatch.setattr(audit, "_watched", seen)
+    assert ran("audit", "web", "-c", conf).status == 2
+    assert asked == {"web": Ceiling(bytes=MB)}
+
+
+def test_ctrl_c_ends_the_watch_and_says_what_is_known(
+    ran: Any, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is not thrown away."""
+    pauses = iter([None, None])
+
+    def sleep(seconds: float) -> None:
+        if next(pauses, 0) == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit.time, "sleep", sleep)
+    done = ran("audit", sleeper, "--for", "1h")
+    assert done.status == 0
+    assert "of 1h" in done.err and f"(pid {sleeper}): " in done.out
+
+
+def test_a_long_watch_keeps_a_bounded_number_of_looks(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first and the last ones stay; what is recorded has them all."""
+    kept: list[int] = []
+    document = appraisal.document
+
+    def counted(watched: appraisal.Watched) -> dict[str, Any]:
+        kept.append(len(watched.snapshots))
+        assert watched.snapshots[-1].at - watched.snapshots[0].at >= 1.5
+        return document(watched)
+
+    monkeypatch.setattr(audit, "MANY", 4)
+    monkeypatch.setattr(appraisal, "document", counted)
+    recording = tmp_path / "recording"
+    assert ran("audit", sleeper, "--for", "2s", "--record", recording).status == 0
+    assert kept[0] <= 4 < len(recording.read_text().splitlines()) - 1
+
+
+def test_one_that_ends_meanwhile_does_not_take_the_others_answer_away(
+    ran: Any, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named; alone, it is an error."""
+    monkeypatch.setattr(
+        cli, "_running_programs", lambda arguments: {"web": sleeper, "gone": 2**22 + 5}
+    )
+    done = ran("audit", "web", "gone", "--for", "0")
+    assert done.status == 0 and "left out, no worker was seen: gone" in done.err
+    done = ran("audit", "gone", "--for", "0")
+    assert (done.status, done.out) == (2, "") and "gone: no worker was seen" in done.err
+
+
+def test_bars_are_made_of_what_the_terminal_knows() -> None:
+    """ASCII where it knows no block."""
+    assert audit._block(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) == "\u2588"
+    assert audit._block(io.TextIOWrapper(io.BytesIO(), encoding="ascii")) == "#"
+    assert audit._block(io.StringIO()) == "#"
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "label"),
+    [
+        ("gunicorn: master [shop]", "shop"),
+        ("python\0-m\0gunicorn\0-w\0002\0shop.wsgi:application\0--worker-tmp-dir\0/dev/shm\0",
+         "shop.wsgi:application"),
+        ("gunicorn\0app:create_app()\0-w\0003\0", "app:create_app()"),
+        ("gunicorn\0shop\0", "shop"),
+    ],
+)  # fmt: skip
+def test_a_master_is_called_by_its_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cmdline: str, label: str
+) -> None:
+    """Wherever that stands in its command line."""
+    monkeypatch.setattr(topology, "PROC", str(tmp_path))
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cmdline").write_text(cmdline)
+    id = WorkerId(7, 1)
+    tree = topology.Tree(id, id, (), (), 1, "heartbeat", {})
+    assert audit._label(tree) == f"{label} (pid 7)"
