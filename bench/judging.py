@@ -290,8 +290,10 @@ class Hearing:
         filled = life.filling and kind == "leak"
         self.fills += filled
         right = life.leaking_since is not None or (filled and self.fills <= FREE_FILLS)
+        if kind != "leak":
+            right = right or record.imbalanced
         if kind == "imbalance":
-            right = right or record.imbalanced or record.tolerated
+            right = right or record.tolerated
         self.result.recycles += 1
         if not right:
             self.result.false_recycles.append(f"{kind} {life.id} at {now:.0f}: {record.act_why}")

@@ -405,12 +405,12 @@ class Leak:
     kind: str = LEAK
     share: float = 0.25  # of the headroom that growth may eat before it is acted on
     young_share: float = 0.42  # the same, of growth that has just begun; for an hour less and less
-    old_share: float = 0.2  # the same, of growth that was watched for twelve hours
     flat_share: float = 0.46  # the same, of growth that is slowing down
     soon: float = 10 * MINUTE  # a limit nearer than this is acted on
     least: float = 0.1  # of the headroom, below which nothing is
     hurry: float = 3.0  # a short stretch will do if the limit is within so many of its length
-    rush: float = 0.08  # of the headroom above the last bucket: from there on each sample counts
+    rush: float = 0.05  # of the headroom above the last bucket: from there on each sample counts
+    rushed: float = 0.06  # of the headroom, that they must have risen by
     at_once: float = 6 * MINUTE  # a limit nearer than this makes it so, or nearer than
     looks: float = 12  # so many looks
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
@@ -465,7 +465,7 @@ class Leak:
             return None
         left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
         soon = max(self.at_once, self.looks * scene.past.usual)
-        near = left < soon * found.rate and found.grown > self.least * (left + found.grown)
+        near = left < soon * found.rate and found.grown > self.rushed * (left + found.grown)
         return found if near else None
 
     def of(self, scene: Scene, worker: Worker, life: Life, ceiling: int | None) -> Opinion | None:
@@ -594,6 +594,8 @@ class Leak:
         known = last <= learned.known(life.base or 0.0, ceiling)
         near_enough = near <= self.soon and grown >= self.least * headroom
         material = (grown >= bound or near_enough) and not known
+        if material and stretch.buckets > growth.BRISK[0][0]:  # else its steps are even
+            material = growth.in_many_steps(life.series, stretch.start)
         return Opinion(grown, bound, confidence, why, material, stretch, headroom)
 
     def share_of(self, span: float, state: str, life: Life, stretch: growth.Stretch) -> float:
@@ -606,12 +608,7 @@ class Leak:
         if state == LEAKS:
             return self.share
         young = max(0.0, 1 - span / HOUR)
-        old = min(1.0, span / (12 * HOUR))
-        return (
-            self.share
-            + (self.young_share - self.share) * young
-            + (self.old_share - self.share) * old
-        )
+        return self.share + (self.young_share - self.share) * young
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ WINDOWS = (KEPT // 2, 14, KEPT)  # in buckets, on every level
 BRISK = ((7, 6.0), (5, 1.35))
 SHORT = 6  # buckets that must do where the limit is near
 RISING = 4  # samples that must do where it is next to nothing
+STEPS = 7  # that growth is made of, before anything is done about it
 RUSHED = 3  # buckets by which what they showed is followed
 FLAT = 5  # buckets that make growth a thing of the past
 
@@ -312,6 +313,25 @@ def flattens(series: Series, start: float) -> bool:
         if level.ats[0] <= start:
             break  # coarser ones see no further back
     return 0 < ratio < BENDING
+
+
+def in_many_steps(series: Series, start: float) -> bool:
+    """Whether the growth since `start` came in many steps of about one size, on some scale.
+
+    A few imports one after the other make a few large ones. What counts is the effective number
+    of steps, (sum s)^2 / sum s^2 (the inverse Herfindahl index).
+    """
+    for level in series.levels:
+        count = len(level.ats) - bisect_left(level.ats, start)
+        if count >= STEPS and _effective(level.lows[-count:]) >= min(STEPS, 0.8 * (count - 1)):
+            return True
+    return False
+
+
+def _effective(points: Sequence[float]) -> float:
+    steps = [max(b - a, 0.0) for a, b in pairwise(points)]
+    squares = sum(step * step for step in steps)
+    return float(sum(steps) ** 2 / squares) if squares > 0 else 0.0
 
 
 def mann_kendall(points: Sequence[float]) -> float:
