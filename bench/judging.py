@@ -25,7 +25,7 @@ from parts import MB, MINUTE
 
 from supervisor_memwatch import detectors
 from supervisor_memwatch.model import RUNNING, Snapshot, Worker, WorkerId
-from supervisor_memwatch.recording import read_program, read_tick
+from supervisor_memwatch.recording import Readings, read_program, read_tick
 
 ROOT = Path(__file__).resolve().parents[1]
 KB = 1024
@@ -49,6 +49,7 @@ class Ours:
     def __init__(self, header: dict[str, Any]) -> None:
         self.program = read_program(header)
         self.past = detectors.Past()
+        self.readings = Readings()
         self.cpu = 0.0
         self.samples = 0
 
@@ -64,6 +65,7 @@ class Ours:
             tick.workers,
             available=program.available,
         )
+        snapshot = self.readings.carry(snapshot)
         began = time.process_time()
         detectors.remember(program.options, self.past, snapshot)
         answer = detectors.examine(program.options, snapshot, self.past)

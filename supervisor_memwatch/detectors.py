@@ -404,8 +404,8 @@ class Leak:
 
     kind: str = LEAK
     share: float = 0.25  # of the headroom that growth may eat before it is acted on
-    young_share: float = 0.42  # the same, of growth that has just begun; for an hour less and less
-    flat_share: float = 0.46  # the same, of growth that is slowing down
+    young_share: float = 0.38  # the same, of growth that has just begun; for an hour less and less
+    flat_share: float = 0.42  # the same, of growth that is slowing down
     soon: float = 10 * MINUTE  # a limit nearer than this is acted on
     least: float = 0.1  # of the headroom, below which nothing is
     hurry: float = 3.0  # a short stretch will do if the limit is within so many of its length
@@ -438,7 +438,7 @@ class Leak:
 
     def watch_for_rush(self, life: Life, low: float, ceiling: int | None) -> None:
         """From where on each of its samples counts."""
-        if ceiling is not None and not life.rush and life.second is None:
+        if ceiling is not None and not life.rush:
             life.rush_from = low + max(self.rush * (ceiling - low), 8 * MB)
 
     def hastily(
@@ -601,12 +601,12 @@ class Leak:
     def share_of(self, span: float, state: str, life: Life, stretch: growth.Stretch) -> float:
         """Of the headroom: what growth may eat before it is acted on. The shorter it was watched,
         the more, as long as it is less than half."""
+        if state == LEAKS:
+            return self.share
         if growth.flattens(life.series, stretch.start):
             return self.flat_share
         if state == TRIAL:
             return TRIAL_SHARE
-        if state == LEAKS:
-            return self.share
         young = max(0.0, 1 - span / HOUR)
         return self.share + (self.young_share - self.share) * young
 

@@ -18,7 +18,7 @@ OPEN, TRIAL, LEAKS = "open", "trial", "leaks"
 
 # Of the headroom a worker began with: what growth may eat in a trial, and up to where a
 # plateau may postpone a verdict. It is never disarmed by what was learned.
-TRIAL_SHARE = 0.45
+TRIAL_SHARE = 0.42
 CAP = 0.5
 
 

@@ -63,6 +63,7 @@ class Life:
         "counts",
         "fds",
         "first",
+        "offset",
         "rush",
         "rush_from",
         "second",
@@ -81,6 +82,7 @@ class Life:
         self.swap = 0  # read rarely, so the last one known
         self.series = Series(width)
         self.second: Series | None = None  # USS, where growth must show in both USS and RSS
+        self.offset = 0  # RSS beyond it at first
         self.fds: Series | None = None
         self.closed = 0  # levels of `series` that got a bucket by the last sample
         self.base: float | None = None  # what it held in its first bucket
@@ -99,7 +101,7 @@ class Life:
         else:
             value = self._other(now, worker, width)
         series = self.series
-        if value > self.rush_from:
+        if value > self.rush_from and (self.second is None or self._both(worker) > self.rush_from):
             self.rush.append((now, value))
             if len(self.rush) > RUSH:
                 del self.rush[0]
@@ -133,8 +135,15 @@ class Life:
         if worker.uss is not None:
             if self.second is None:
                 self.second = Series(width)
+                self.offset = worker.rss - worker.uss
             self.second.append(now, worker.uss + self.swap, self.work(worker))
         return worker.rss + self.swap
+
+    def _both(self, worker: Worker) -> float:
+        """RSS, or less where USS has grown by less since it was first known."""
+        if worker.uss is None:
+            return 0.0
+        return worker.uss + self.offset + self.swap
 
     def work(self, worker: Worker) -> float:
         """What it has done so far, in one unit all through its life."""
@@ -168,6 +177,7 @@ class Life:
             self.counts,
             None if self.rush_from == float("inf") else self.rush_from,
             [list(sample) for sample in self.rush],
+            self.offset,
         ]
 
     @classmethod
@@ -179,7 +189,7 @@ class Life:
         life.second = None if second is None else Series.load(second)
         life.fds = None if fds is None else Series.load(fds)
         if rest:  # as of the version that has them
-            life.base, life.counts, rush_from, rush = rest
+            life.base, life.counts, rush_from, rush, life.offset = rest
             life.rush_from = float("inf") if rush_from is None else rush_from
             life.rush = [(at, value) for at, value in rush]
         return life

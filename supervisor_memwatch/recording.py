@@ -109,6 +109,39 @@ def read_tick(value: dict[str, Any], program: Program) -> Snapshot:
     )
 
 
+class Readings:
+    """PSS and USS that a recording has only now and then, carried on from tick to tick.
+
+    As the sampler does it: by what anonymous memory has changed since they were read.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[WorkerId, tuple[float, Worker]] = {}  # when it was read
+
+    def carry(self, snapshot: Snapshot) -> Snapshot:
+        last, self._last = self._last, {}
+        workers = tuple(self._carried(worker, snapshot.at, last) for worker in snapshot.workers)
+        master = snapshot.master and self._carried(snapshot.master, snapshot.at, last)
+        return snapshot._replace(workers=workers, master=master)
+
+    def _carried(
+        self, worker: Worker, at: float, last: dict[WorkerId, tuple[float, Worker]]
+    ) -> Worker:
+        if worker.uss is not None:
+            self._last[worker.id] = at, worker
+            return worker
+        if worker.id not in last:
+            return worker
+        then, read = self._last[worker.id] = last[worker.id]
+        changed = 0
+        if worker.anon is not None and read.anon is not None:
+            changed = worker.anon - read.anon
+        uss, pss = (
+            None if size is None else max(size + changed, 0) for size in (read.uss, read.pss)
+        )
+        return worker._replace(uss=uss, pss=pss, measured_at=then)
+
+
 def _recorded(header: dict[str, Any]) -> Options:
     """The options a recording was made with; its limits in bytes come last."""
     texts = header.get("options")

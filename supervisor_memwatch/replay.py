@@ -16,7 +16,7 @@ from . import detectors, units
 from .backtest import Backtest
 from .model import Verdict, WorkerId
 from .options import Options
-from .recording import Program, read_object, read_program, read_tick
+from .recording import Program, Readings, read_object, read_program, read_tick
 
 Verdicts = dict[WorkerId | None, tuple[Verdict, ...]]
 
@@ -35,6 +35,7 @@ def replay(
     """
     program = Program()
     past = detectors.Past()
+    readings = Readings()
     bad = 0
     number = 0
     for number, line in enumerate(lines, 1):
@@ -43,7 +44,7 @@ def replay(
             if number == 1:
                 program = read_program(value, options)
                 continue
-            snapshot = read_tick(value, program)
+            snapshot = readings.carry(read_tick(value, program))
         except ValueError as error:
             err.write(f"line {number}: {units.printable(error)}\n")
             bad += 1

@@ -161,7 +161,7 @@ def test_imbalance_and_open_files_are_needless_where_they_pass_by_themselves() -
 
     assert found(Life(held(DAY), 1)) == [("recycle", "worker 1", "needed")]
     assert found(Life(held(HOUR), 1)) == [("recycle", "worker 1", "needless")]
-    assert found(Life(held(DAY), 1), 8 * MINUTE)[0][2] == "cannot be told"
+    assert found(Life(held(DAY), 1), 14 * MINUTE)[0][2] == "cannot be told"
 
 
 def test_after_an_action_the_total_is_not_judged_any_more() -> None:

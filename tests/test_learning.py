@@ -44,7 +44,7 @@ def test_a_leak_that_its_trial_confirms_is_acted_on_early_from_then_on() -> None
         eaten.append((acted - born) / MINUTE * 0.5 / 400)
     first, trial, later = eaten
     assert first == pytest.approx(0.25, abs=0.04)
-    assert trial == pytest.approx(0.45, abs=0.03)
+    assert trial == pytest.approx(0.42, abs=0.03)
     assert later == pytest.approx(0.25, abs=0.04)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from supervisor_memwatch import replay as module
 from supervisor_memwatch.options import Ceiling, Options
 from supervisor_memwatch.replay import replay
+from supervisor_memwatch.units import MB
 
 HEADER = '{"program": {"namespec": "web:web"}}'
 WORKER = {"pid": 7, "start": 1, "rss": 1000}
@@ -191,3 +192,14 @@ def test_replay_reads_no_clock_no_file_and_no_environment() -> None:
     source = Path(module.__file__).read_text()
     for word in ("import time", "import os", "open(", "psutil", "datetime"):
         assert word not in source
+
+
+def test_exact_sizes_that_come_now_and_then_are_carried_on_between() -> None:
+    """A worker of 300 MB RSS, of which 60 MB are its own, is not over 200 MB at the other ticks."""
+    lines = [{"program": {"namespec": "web:web", "limit": 200 * MB}}]
+    for n in range(60):
+        worker = {"pid": 7, "start": 1, "age": 900 + 5 * n, "rss": 300 * MB, "anon": 290 * MB}
+        lines.append({"t": 5 * n, "workers": [{**worker, "uss": 60 * MB if n % 6 == 0 else None}]})
+    out, err = io.StringIO(), io.StringIO()
+    assert replay([json.dumps(line) for line in lines], out, err) == 0
+    assert all(json.loads(line)["verdicts"] == {} for line in out.getvalue().splitlines())
