@@ -678,11 +678,15 @@ async def _main(wanted: Sequence[Scenario], options: argparse.Namespace) -> int:
     mixed = [*wanted[::2], *wanted[1::2]]
     turns = [asyncio.create_task(turn(scenario)) for scenario in mixed]
     try:
-        await asyncio.gather(*turns)
+        # Not gather: it would be over at the first that is cancelled, and the others, cancelled
+        # once more, would not end what they had started.
+        await asyncio.wait(turns, return_when=asyncio.FIRST_EXCEPTION)
     finally:
-        for one_turn in turns:
-            one_turn.cancel()
+        for each in turns:
+            each.cancel()
         await asyncio.gather(*turns, return_exceptions=True)
+    for each in turns:
+        each.result()
     say(f"{len(wanted) - len(missing)} recorded; left out: {', '.join(missing) or 'none'}")
     return 1 if missing else 0
 

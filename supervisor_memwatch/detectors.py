@@ -410,7 +410,7 @@ class Leak:
     least: float = 0.1  # of the headroom, below which nothing is
     hurry: float = 3.0  # a short stretch will do if the limit is within so many of its length
     rush: float = 0.05  # of the headroom above the last bucket: from there on each sample counts
-    rushed: float = 0.06  # of the headroom, that they must have risen by
+    rushed: float = 0.08  # of the headroom, that they must have risen by
     at_once: float = 6 * MINUTE  # a limit nearer than this makes it so, or nearer than
     looks: float = 12  # so many looks
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
@@ -581,7 +581,7 @@ class Leak:
         headroom = max(left + grown, 0.0)
         bound = self.share_of(span, learned.state, life, stretch) * headroom
         confidence = _confidence(grown, bound)
-        pace = growth.pace(life.series, stretch, life.rush)
+        pace = growth.pace(life.series, stretch)
         near = left / pace if pace > 0 else float("inf")
         said = left * span / grown if grown > 0 else float("inf")  # at the rate of the sentence
         if not known_size:
@@ -593,8 +593,11 @@ class Leak:
             why += f", of {units.size(ceiling)}"
         known = last <= learned.known(life.base or 0.0, ceiling)
         near_enough = near <= self.soon and grown >= self.least * headroom
-        material = (grown >= bound or near_enough) and not known
-        if material and stretch.buckets > growth.BRISK[0][0]:  # else its steps are even
+        rushes = bool(life.rush) and self._rushes(scene, worker, life, ceiling) is not None
+        material = (grown >= bound or near_enough or rushes) and not known
+        if (
+            material and not rushes and stretch.buckets > growth.BRISK[0][0]
+        ):  # else its steps are even
             material = growth.in_many_steps(life.series, stretch.start)
         return Opinion(grown, bound, confidence, why, material, stretch, headroom)
 

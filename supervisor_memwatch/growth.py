@@ -290,17 +290,12 @@ def still(series: Series, stretch: Stretch) -> bool:
     return recent > 0.25 * expected
 
 
-def pace(series: Series, stretch: Stretch, rush: Sequence[tuple[float, float]] = ()) -> float:
-    """How fast it grows now, per second: over the last window as long as the one that showed it.
-
-    `rush`: samples that rise too fast for buckets.
-    """
+def pace(series: Series, stretch: Stretch) -> float:
+    """How fast it grows now, per second: over the last window as long as the one that showed it."""
     level = series.levels[stretch.level]
     count = min(stretch.buckets, len(level.lows))
     span = level.ats[-1] - level.ats[-count]
-    speed = (level.lows[-1] - level.lows[-count]) / span if span > 0 else 0.0
-    hasty = rushes(rush)
-    return speed if hasty is None else max(speed, hasty.rate)
+    return (level.lows[-1] - level.lows[-count]) / span if span > 0 else 0.0
 
 
 def flattens(series: Series, start: float) -> bool:
