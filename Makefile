@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 BESIDE := $(PIP) install --no-deps --target $(VENV)/servers
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast lint format bench bench-detect bench-recycle bench-broken servers clean
+.PHONY: demo test test-fast lint format bench bench-detect bench-record bench-recycle bench-broken servers clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/memwatch demo $(ARGS)
@@ -35,6 +35,9 @@ bench: $(VENV)/.test
 
 bench-detect: $(VENV)/.test
 	$(BIN)/python bench/detect.py --closed-loop $(ARGS)
+
+bench-record: $(VENV)/.test
+	$(BIN)/python bench/record.py $(ARGS)
 
 bench-recycle: $(VENV)/.test $(VENV)/.servers
 	$(BIN)/python bench/recycle.py $(ARGS)
