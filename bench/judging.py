@@ -296,6 +296,8 @@ class Hearing:
             right = right or record.imbalanced
         if kind == "imbalance":
             right = right or record.tolerated
+        if kind == "total_limit":  # nobody's fault among the workers
+            right = right or self.program.traits.master > 0
         self.result.recycles += 1
         if not right:
             self.result.false_recycles.append(f"{kind} {life.id} at {now:.0f}: {record.act_why}")

@@ -227,8 +227,8 @@ def _watched(
         while True:
             at, passed = time.time(), time.monotonic() - begun
             for watch in watches:
-                _look(watch, sampler, at, seconds, step, last=passed + step > seconds)
-                if out is not None and watch.snapshots:
+                seen = _look(watch, sampler, at, seconds, step, last=passed + step > seconds)
+                if out is not None and seen:
                     _write_tick(out, watch, step)
             _progress(passed, seconds)
             if passed >= seconds:
@@ -243,13 +243,13 @@ def _watched(
     finally:
         if out is not None:
             out.close()
-    seen = [watch for watch in watches if watch.snapshots]
+    known = [watch for watch in watches if watch.snapshots]
     unseen = _listed(watch.subject.name for watch in watches if not watch.snapshots)
-    if not seen:
+    if not known:
         raise AuditError(f"{unseen}: no worker was seen")
     if unseen:
         print(f"left out, no worker was seen: {unseen}", file=sys.stderr)
-    return [_result(watch, passed if seconds else 0.0) for watch in seen]
+    return [_result(watch, passed if seconds else 0.0) for watch in known]
 
 
 def _step(seconds: float) -> float:
@@ -259,7 +259,8 @@ def _step(seconds: float) -> float:
 
 def _look(
     watch: _Watch, sampler: Sampler, at: float, seconds: float, step: float, last: bool
-) -> None:
+) -> bool:
+    """Whether workers were seen."""
     program = Program(watch.subject.name, RUNNING, watch.subject.pid, None)
     snapshot = sampler.look(program, at)
     # PSS and USS of all at both ends; the sampler's budget may need more than one look for them.
@@ -267,7 +268,7 @@ def _look(
     if wanted:
         snapshot = sampler.look(program, at, wanted)
     if not snapshot.workers:
-        return
+        return False
     snapshot = snapshot._replace(
         workers=tuple(map(_with_files, snapshot.workers))
         if snapshot.kind == "gunicorn"
@@ -284,6 +285,7 @@ def _look(
         del watch.snapshots[1:-1:2]
     detectors.remember(watch.options, watch.past, snapshot)
     watch.verdicts = detectors.examine(watch.options, snapshot, watch.past)
+    return True
 
 
 def _everyone(snapshot: Snapshot) -> tuple[Worker, ...]:

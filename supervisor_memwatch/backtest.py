@@ -249,7 +249,8 @@ class Backtest:
             action.highest = max(action.highest, size)
             if action.ceiling is not None and size >= action.ceiling and action.reached is None:
                 action.reached = snapshot.at
-            point = Point(snapshot.at, _size(worker), _work(worker))
+            unit = None if action.growing is None else action.growing.unit
+            point = Point(snapshot.at, _size(worker), _work(worker, unit))
             last = action.after[-1] if action.after else None
             if last is None or snapshot.at - last.at >= self.options.confirm:
                 action.after.append(point)
@@ -305,7 +306,7 @@ class Backtest:
             verdict.why,
             self._fresh,
             growing,
-            detectors.ceiling_of(self.options, snapshot),
+            detectors.ceiling_of(self.options, snapshot, worker),
             end=snapshot.at,
             shortest=max(self.options.cooldown, 1.0),
             window=WINDOW * self.options.confirm,
@@ -435,8 +436,8 @@ def _size(worker: Worker) -> float:
     return min(worker.rss, worker.uss or worker.rss) + swap
 
 
-def _work(worker: Worker) -> float | None:
-    return worker.cpu if worker.requests is None else worker.requests
+def _work(worker: Worker, unit: str | None) -> float | None:
+    return worker.requests if unit == "request" else worker.cpu
 
 
 def _find(snapshot: Snapshot, id: WorkerId | None) -> Worker | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from . import growth, units
-from .learning import LEAKS, TRIAL, TRIAL_SHARE
+from .learning import CAP, LEAKS, Learned
 from .model import (
     FD_GROWTH,
     IMBALANCE,
@@ -31,7 +31,7 @@ from .model import (
     WorkerId,
 )
 from .options import Options
-from .past import SIGNALS, Life, Opinion, Past, Standing, Subject
+from .past import RUSH, SIGNALS, Life, Opinion, Past, Standing, Subject
 from .series import KEPT as KEPT_BUCKETS
 from .series import Series
 from .units import HOUR, MB, MINUTE
@@ -46,6 +46,7 @@ INFORMATIVE = (WARMING_UP, PLATEAU, SPIKE)  # never told, never acted on
 RECENT = 90.0  # seconds after which one that could change a verdict is read again
 KEPT = 900.0  # seconds after which one is no figure any more
 FEW = 8  # workers compared with all their siblings
+MOST = 0.75  # of its share of the program's limit: more is not a worker's of many alike
 JITTER = 0.95  # of `confirm`: ticks are not exact
 MEASURED = (LEAK, IMBALANCE, LIMIT, MASTER_GROWTH)  # what is said, and done, with a size
 
@@ -201,8 +202,11 @@ def _due(worker: Worker, now: float, period: float) -> float:
 # --- how much is left -----------------------------------------------------------------------
 
 
-def ceiling_of(options: Options, snapshot: Snapshot) -> int | None:
-    """What one worker may hold, bytes: its limit, else its share of the program's limit."""
+def ceiling_of(options: Options, snapshot: Snapshot, worker: Worker | None = None) -> int | None:
+    """What one worker may hold, bytes: its limit, else its share of the program's limit.
+
+    `worker`: where this one holds most of that share, or more, what its siblings leave to it.
+    """
     if options.limit is not None:
         limit = options.limit.of(snapshot.available)
         if limit is not None:
@@ -211,7 +215,13 @@ def ceiling_of(options: Options, snapshot: Snapshot) -> int | None:
     if not whole or not snapshot.workers:
         return None
     master = snapshot.master.rss if snapshot.master is not None else 0
-    return max(int((whole - master - snapshot.others) / len(snapshot.workers)), 0)
+    share = max(int((whole - master - snapshot.others) / len(snapshot.workers)), 0)
+    if worker is None:
+        return share
+    held = measure(options, worker, snapshot.at)[0]
+    if held <= MOST * share:
+        return share
+    return max(share, held + int(max(whole - total(snapshot), 0) / len(snapshot.workers)))
 
 
 def headroom(options: Options, snapshot: Snapshot, worker: Worker) -> int | None:
@@ -262,7 +272,7 @@ def hours_to_limit(
 ) -> float | None:
     """Hours until a worker that grows meets what it may hold; None: no growth, no limit."""
     speed = trend(past, worker.id)
-    ceiling = ceiling_of(options, snapshot)
+    ceiling = ceiling_of(options, snapshot, worker)
     if speed is None or ceiling is None or speed.low <= 0:
         return None
     left = ceiling - measure(options, worker, snapshot.at)[0]
@@ -302,8 +312,8 @@ def growing(options: Options, snapshot: Snapshot, past: Past, worker: Worker) ->
     work_rate = stretch.rate / per_work if per_work else None
     unit = None
     if per_work is not None:
-        unit = "CPU second" if worker.requests is None else "request"
-    ceiling = ceiling_of(options, snapshot)
+        unit = "request" if life.counts else "CPU second"
+    ceiling = ceiling_of(options, snapshot, worker)
     left = hours = None
     if ceiling is not None:
         left = max(ceiling - measure(options, worker, snapshot.at)[0], 0)
@@ -406,6 +416,8 @@ class Leak:
     share: float = 0.25  # of the headroom that growth may eat before it is acted on
     young_share: float = 0.38  # the same, of growth that has just begun; for an hour less and less
     flat_share: float = 0.42  # the same, of growth that is slowing down
+    ending: float = 0.35  # growth slower than this share of what it was is about to end
+    ending_share: float = 0.65
     soon: float = 10 * MINUTE  # a limit nearer than this is acted on
     least: float = 0.1  # of the headroom, below which nothing is
     hurry: float = 3.0  # a short stretch will do if the limit is within so many of its length
@@ -415,7 +427,8 @@ class Leak:
     looks: float = 12  # so many looks
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
     worth: float = 0.02  # of the headroom: less is not worth a word,
-    worth_bytes: float = 6 * MB  # and more than this always is
+    worth_bytes: float = 6 * MB  # and more than this always is,
+    worth_rate: float = 0.5 * MB / MINUTE  # or faster growth: no healthy drift is as fast
 
     def examine(self, scene: Scene) -> Findings:
         if scene.options.growth == "off":
@@ -423,14 +436,15 @@ class Leak:
         if not scene.closed and not scene.rushing:
             return {}
         master = scene.snapshot.master and scene.snapshot.master.id
-        ceiling = ceiling_of(scene.options, scene.snapshot)
         findings: Findings = {}
         for worker, life in scene.closed:
             if worker.id != master:
+                ceiling = ceiling_of(scene.options, scene.snapshot, worker)
                 findings[worker.id] = self.of(scene, worker, life, ceiling)
                 self.watch_for_rush(life, life.series.levels[0].lows[-1], ceiling)
         for worker, life in scene.rushing:
             if worker.id != master:
+                ceiling = ceiling_of(scene.options, scene.snapshot, worker)
                 self.watch_for_rush(life, life.series.low, ceiling)
                 if life.series.levels:
                     findings.update(self.hastily(scene, worker, life, ceiling))
@@ -438,6 +452,8 @@ class Leak:
 
     def watch_for_rush(self, life: Life, low: float, ceiling: int | None) -> None:
         """From where on each of its samples counts."""
+        if len(life.rush) == RUSH and growth.rushes(life.rush) is None:
+            life.rush = []  # it has risen, and does not any more
         if ceiling is not None and not life.rush:
             life.rush_from = low + max(self.rush * (ceiling - low), 8 * MB)
 
@@ -461,12 +477,22 @@ class Leak:
         self, scene: Scene, worker: Worker, life: Life, ceiling: int | None
     ) -> growth.Growth | None:
         found = growth.rushes(life.rush) if ceiling is not None else None
-        if found is None or ceiling is None:
+        if found is None or ceiling is None or self._came_back(scene, found.last, life, ceiling):
             return None
         left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
         soon = max(self.at_once, self.looks * scene.past.usual)
         near = left < soon * found.rate and found.grown > self.rushed * (left + found.grown)
         return found if near else None
+
+    def _came_back(self, scene: Scene, level: float, life: Life, ceiling: int) -> bool:
+        """Whether memory that rushed as high has come back before: a sawtooth, or a request as
+        large. What siblings did counts as far as anything that was learned."""
+        if level <= life.peak:
+            return True
+        base = life.base or 0.0
+        if level > base + CAP * max(ceiling - base, 0.0):
+            return False
+        return any(level <= other.peak for other in scene.past.lives.values())
 
     def of(self, scene: Scene, worker: Worker, life: Life, ceiling: int | None) -> Opinion | None:
         """The opinion of one process, whose series got a bucket; `ceiling`: what it may hold."""
@@ -543,6 +569,8 @@ class Leak:
             return found.rate >= slowest
         if ceiling is None:
             return True
+        if found.rate >= self.worth_rate:
+            return True
         return found.grown >= min(self.worth * (ceiling - (life.base or 0.0)), self.worth_bytes)
 
     def _goes_on(self, life: Life, old: growth.Stretch) -> bool:
@@ -579,7 +607,7 @@ class Leak:
         known_size = settled(scene.options, worker, scene.snapshot.at)
         left = ceiling - held
         headroom = max(left + grown, 0.0)
-        bound = self.share_of(span, learned.state, life, stretch) * headroom
+        bound = self.share_of(span, learned, life, stretch) * headroom
         confidence = _confidence(grown, bound)
         pace = growth.pace(life.series, stretch)
         near = left / pace if pace > 0 else float("inf")
@@ -601,17 +629,18 @@ class Leak:
             material = growth.in_many_steps(life.series, stretch.start)
         return Opinion(grown, bound, confidence, why, material, stretch, headroom)
 
-    def share_of(self, span: float, state: str, life: Life, stretch: growth.Stretch) -> float:
+    def share_of(self, span: float, learned: Learned, life: Life, stretch: growth.Stretch) -> float:
         """Of the headroom: what growth may eat before it is acted on. The shorter it was watched,
-        the more, as long as it is less than half."""
-        if state == LEAKS:
+        and the more it slows down, the more."""
+        if learned.state == LEAKS:
             return self.share
-        if growth.flattens(life.series, stretch.start):
-            return self.flat_share
-        if state == TRIAL:
-            return TRIAL_SHARE
+        slows = growth.slows(life.series, stretch.start)
+        if slows < self.ending:
+            return self.ending_share
+        if slows < growth.BENDING:
+            return max(self.flat_share, learned.share)
         young = max(0.0, 1 - span / HOUR)
-        return self.share + (self.young_share - self.share) * young
+        return max(self.share + (self.young_share - self.share) * young, learned.share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -702,6 +731,7 @@ class Imbalance:
     kind: str = IMBALANCE
     least: float = 48 * MB  # excess that is worth a word
     sigmas: float = 4.0
+    release: float = 0.8  # of what it takes: what is told stands down to there
     busy: float = 1.8  # times its siblings' work
     share: float = 0.25  # of the headroom
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
@@ -729,7 +759,7 @@ class Imbalance:
         if len(known) < 2:
             return []
         lows = [life.recent()[-1] for _, life in known]
-        least = min(lows) + self.least
+        least = min(lows) + self.release * self.least
         order = sorted(range(len(known)), key=lows.__getitem__, reverse=True)
         return [known[i] for i in order[:FEW] if lows[i] > least]
 
@@ -745,9 +775,13 @@ class Imbalance:
         levels = [other.recent()[-1] for _, other in siblings]
         middle = _median(levels)
         excess = level - middle
-        if excess <= max(self.least, (ratio - 1) * middle):
+        before = scene.past.standing.get((worker.id, self.kind))
+        ease = self.release if before is not None and before.told else 1.0
+        if excess <= ease * max(self.least, (ratio - 1) * middle):
             return None
-        if excess <= self.sigmas * 1.4826 * _median([abs(other - middle) for other in levels]):
+        if excess <= ease * self.sigmas * 1.4826 * _median(
+            [abs(other - middle) for other in levels]
+        ):
             return None
         work, usual = _works(worker, [other for other, _ in siblings])
         why = (
@@ -773,6 +807,7 @@ class Calm:
     """
 
     kind: str
+    others: tuple[str, ...] = (LEAK, MASTER_GROWTH, PLATEAU, SPIKE)  # that say what growth it was
     levels: tuple[int, ...] = (1, 2, 3)  # steps show on these scales as steps
     step: float = 0.7  # of the growth, in one bucket
 
@@ -783,7 +818,7 @@ class Calm:
             if before is not None:
                 if self.is_over(life, before.opinion):
                     findings[worker.id] = None
-            elif life.closed > 1 and scene.before(worker.id, LEAK) is None:
+            elif life.closed > 1 and not any(scene.before(worker.id, k) for k in self.others):
                 found = self.of(life)
                 if found is not None:
                     findings[worker.id] = found
@@ -916,7 +951,7 @@ def _settle(scene: Scene, kind: str, findings: Findings) -> None:
         elif standing is None:
             since = past.now if opinion.since is None else opinion.since
             past.standing[key] = Standing(since, opinion)
-            if kind == LEAK:
+            if kind in (LEAK, MASTER_GROWTH):
                 for calm in (PLATEAU, SPIKE):
                     past.standing.pop((subject, calm), None)
         else:
@@ -930,11 +965,14 @@ def _learn(past: Past, subject: Subject, stretch: growth.Stretch | None) -> None
     life = past.lives.get(subject) if subject is not None else None
     if life is None or stretch is None or not life.series.levels:
         return
-    level = life.series.levels[0].lows[-1]
+    levels = life.series.levels
+    if stretch.level >= len(levels) or len(levels[stretch.level].lows) < growth.RUSHED:
+        return  # the signal changed: nobody knows how it goes on
+    level = levels[0].lows[-1]
     past.learned.ended_by_itself(level, past.now - life.first)
     grown = level - stretch.first
-    if grown <= 0:
-        return
+    if grown <= 0 or grown < (max(levels[stretch.level].lows) - stretch.first) / 2:
+        return  # it came back: not flat
     span = units.time(past.now - stretch.start)
     why = (
         f"grew {units.size(grown)} in {span} "

@@ -168,6 +168,8 @@ def calm(level: Level) -> Calm | None:
     steps = [b - a for a, b in pairwise(lows[low : end + 1])]
     if not steps or lows[end] - lows[low] < 8 * MB:
         return None
+    if max(lows) > lows[-1] + (lows[-1] - lows[low]) / 4:
+        return None  # part of it came back since: neither is what happened
     risen = [i for i, step in enumerate(steps) if step > 0.05 * (lows[end] - lows[low])]
     begun, ended = low + risen[0], low + risen[-1] + 1
     return Calm(ats[ended], lows[low], lows[-1], ats[ended] - ats[begun], max(steps))
@@ -298,16 +300,17 @@ def pace(series: Series, stretch: Stretch) -> float:
     return (level.lows[-1] - level.lows[-count]) / span if span > 0 else 0.0
 
 
-def flattens(series: Series, start: float) -> bool:
-    """Has all the growth since `start` been slowing down, as a cache that fills does?"""
-    ratio = 0.0
+def slows(series: Series, start: float) -> float:
+    """The pace of the latest third of all the growth since `start`, over that of its first; 1 where
+    that cannot be told. A cache that fills slows down."""
+    ratio = 1.0
     for level in series.levels:
         count = len(level.ats) - bisect_left(level.ats, start)
         if count >= SHORT:
-            ratio = _ratio(level, count)
+            ratio = _ratio(level, count) or 1.0
         if level.ats[0] <= start:
             break  # coarser ones see no further back
-    return 0 < ratio < BENDING
+    return ratio
 
 
 def in_many_steps(series: Series, start: float) -> bool:

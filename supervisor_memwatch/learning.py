@@ -2,9 +2,10 @@
 
 Growth that was acted on says nothing about how it would have gone on: a cache that fills
 in a straight line looks like a leak until it is full. So after a recycle for a leak the
-program is on *trial*: its workers may grow to nearly half of their headroom. Growth that
-then ends by itself is a plateau, up to which nothing counts from now on; growth that does not
-proves a leak, on which is acted early. All of it is forgotten when the code changes.
+program is on *trial*: its workers may grow to nearly half of their headroom, and after another
+recycle to two thirds. Growth that then ends by itself is a plateau, up to which nothing counts
+from now on; growth that does not proves a leak, on which is acted early. All of it is forgotten
+when the code changes.
 
 Not here: what growth is (growth.py), and what a fresh worker needs (needs.py).
 """
@@ -14,12 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-OPEN, TRIAL, LEAKS = "open", "trial", "leaks"
+OPEN, TRIAL, SECOND, LEAKS = "open", "trial", "second trial", "leaks"
 
-# Of the headroom a worker began with: what growth may eat in a trial, and up to where a
-# plateau may postpone a verdict. It is never disarmed by what was learned.
-TRIAL_SHARE = 0.42
-CAP = 0.5
+# Of the headroom a worker began with: what growth may eat in a trial and in a second one, and up
+# to where a plateau may postpone a verdict. It is never disarmed by what was learned.
+TRIALS = {TRIAL: 0.42, SECOND: 0.65}
+CAP = 0.7
 
 
 @dataclass(slots=True)
@@ -30,6 +31,11 @@ class Learned:
     warmup: float = 0.0  # the age at which it had ended, the highest
     state: str = OPEN
 
+    @property
+    def share(self) -> float:
+        """Of the headroom: what growth may eat before it is acted on, because of a trial."""
+        return TRIALS.get(self.state, 0.0)
+
     def ended_by_itself(self, level: float, age: float) -> None:
         """A worker's told growth is over: healthy ones of this program reach `level`."""
         self.plateau = max(self.plateau, level)
@@ -38,13 +44,15 @@ class Learned:
 
     def grew(self, share: float) -> None:
         """Told growth has eaten a share of the headroom without an end in sight."""
-        if share >= TRIAL_SHARE:
+        if share >= TRIALS[SECOND]:
             self.state = LEAKS
 
     def left(self, share: float) -> None:
         """A worker that was to be recycled for its growth is gone."""
         if self.state == OPEN:
             self.state = TRIAL
+        if self.state == TRIAL and share >= TRIALS[TRIAL]:
+            self.state = SECOND
         self.grew(share)
 
     def known(self, first: float, ceiling: float | None) -> float:

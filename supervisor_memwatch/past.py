@@ -64,6 +64,7 @@ class Life:
         "fds",
         "first",
         "offset",
+        "peak",
         "rush",
         "rush_from",
         "second",
@@ -90,6 +91,7 @@ class Life:
         # Samples above `rush_from`, the latest RUSH of them: growth too fast for buckets.
         self.rush_from = float("inf")
         self.rush: list[tuple[float, float]] = []
+        self.peak = 0.0  # the highest sample of the rushes that came back
 
     def remember(self, now: float, worker: Worker, width: float) -> None:
         """Add a sample; `closed` then says how many levels got a bucket by it."""
@@ -106,6 +108,7 @@ class Life:
             if len(self.rush) > RUSH:
                 del self.rush[0]
         elif self.rush:
+            self.peak = max(self.peak, max(value for _, value in self.rush))  # it came back
             self.rush = []
         if now < series.closes:
             if value < series.low:
@@ -122,20 +125,25 @@ class Life:
                 self.fds = Series(width, FD_LEVELS)
             self.fds.append(now, worker.fds, work)
 
+    def _begin_anew(self, signal: int, width: float) -> None:
+        """Another signal: nothing of the one before can be compared with it."""
+        self.signal = signal
+        self.series = Series(width)
+        self.base, self.rush_from, self.rush, self.peak = None, float("inf"), [], 0.0
+
     def _other(self, now: float, worker: Worker, width: float) -> int:
         """The sample, where anonymous memory is not known all through this life."""
         if self.signal == ANON:
-            self.signal = PRIVATE
-            self.series = Series(width)
+            self._begin_anew(PRIVATE, width)
         if self.signal == PRIVATE:
             if worker.shared is not None:
                 return worker.rss - worker.shared + self.swap
-            self.signal = BOTH
-            self.series = Series(width)
+            self._begin_anew(BOTH, width)
         if worker.uss is not None:
             if self.second is None:
                 self.second = Series(width)
                 self.offset = worker.rss - worker.uss
+            self.second.width = width
             self.second.append(now, worker.uss + self.swap, self.work(worker))
         return worker.rss + self.swap
 
@@ -178,6 +186,7 @@ class Life:
             None if self.rush_from == float("inf") else self.rush_from,
             [list(sample) for sample in self.rush],
             self.offset,
+            self.peak,
         ]
 
     @classmethod
@@ -189,7 +198,8 @@ class Life:
         life.second = None if second is None else Series.load(second)
         life.fds = None if fds is None else Series.load(fds)
         if rest:  # as of the version that has them
-            life.base, life.counts, rush_from, rush, life.offset = rest
+            life.base, life.counts, rush_from, rush, life.offset, *peak = rest
+            life.peak = peak[0] if peak else 0.0
             life.rush_from = float("inf") if rush_from is None else rush_from
             life.rush = [(at, value) for at, value in rush]
         return life

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .model import Snapshot, Worker, WorkerId
-from .units import HOUR
+from .units import HOUR, MB
 
 ERAS = 12  # kept
 LEAKS = 16  # of one era: the workers that are remembered, the latest ones
@@ -30,6 +30,8 @@ SAME = 1.0
 UNSEEN = 2 * HOUR
 # Worker-hours without a leak that say something.
 ENOUGH = 1.0
+# What today's leak would have brought in that time, of all workers together, to be seen at all.
+NOTICED = 32 * MB
 # A leak so many times another one is another leak.
 TWICE = 2.0
 
@@ -232,6 +234,8 @@ class Releases:
             before = self.eras[index].rate()
             if before.per_hour is None:
                 continue
+            if not before.per_hour and now.per_hour * before.hours < NOTICED:
+                continue  # it would not have been seen: that says nothing
             if not alike(before, now):
                 return Origin(since.at, since.what, since.how == CHANGED, True, before, now)
             since, known = self.eras[index], known or before

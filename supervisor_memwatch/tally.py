@@ -51,7 +51,10 @@ class Tally:
             self._handle = _find(self._pid)
             if self._handle is None:
                 return None
-        found = os.pread(self._handle, 8, 0)
+        try:
+            found = os.pread(self._handle, 8, 0)
+        except OSError:  # whatever it is, it is no count
+            found = b""
         number = int.from_bytes(found, sys.byteorder)
         if len(found) == 8 and self._last <= number <= MOST:
             self._last = number

@@ -6,7 +6,7 @@ import pytest
 from histories import HOUR, MB, MINUTE, Curve, Life, Said, say, ticks
 
 from supervisor_memwatch import detectors
-from supervisor_memwatch.learning import LEAKS, OPEN, TRIAL, Learned
+from supervisor_memwatch.learning import LEAKS, OPEN, SECOND, TRIAL, Learned
 from supervisor_memwatch.model import RUNNING, Snapshot, Worker, WorkerId
 from supervisor_memwatch.options import Ceiling, Options
 
@@ -33,25 +33,24 @@ def test_a_cache_that_was_recycled_for_once_may_fill_and_is_never_recycled_for_a
     assert said.when("leak", 103) is None
 
 
-def test_a_leak_that_its_trial_confirms_is_acted_on_early_from_then_on() -> None:
-    """After a recycle the next worker may grow to nearly half; those after it may not."""
+def test_a_leak_that_its_trials_confirm_is_acted_on_early_from_then_on() -> None:
+    """After a recycle the next worker may grow to nearly half, after another to two thirds; those
+    after it may not."""
     leak = fills(1000)
-    said = generations((3.5, leak), (7, leak), (7, leak))
-    eaten = []
-    for pid, born in ((101, 0.0), (102, 3.5 * HOUR), (103, 10.5 * HOUR)):
-        acted = said.acted("leak", pid)
+    hours, born, eaten = (3.5, 6, 10, 7), 0.0, []
+    said = generations(*((span, leak) for span in hours))
+    for n, span in enumerate(hours):
+        acted = said.acted("leak", 101 + n)
         assert acted is not None
         eaten.append((acted - born) / MINUTE * 0.5 / 400)
-    first, trial, later = eaten
-    assert first == pytest.approx(0.25, abs=0.04)
-    assert trial == pytest.approx(0.42, abs=0.03)
-    assert later == pytest.approx(0.25, abs=0.04)
+        born += span * HOUR
+    assert eaten == [pytest.approx(share, abs=0.04) for share in (0.25, 0.42, 0.65, 0.25)]
 
 
-def test_what_was_learned_is_bounded_by_half_of_the_headroom() -> None:
+def test_what_was_learned_is_bounded_by_a_share_of_the_headroom() -> None:
     learned = Learned()
     learned.ended_by_itself(400.0, 60.0)
-    assert learned.known(100.0, 500.0) == 300.0
+    assert learned.known(100.0, 500.0) == pytest.approx(380.0)
     assert learned.known(100.0, None) == 400.0
     assert learned.known(100.0, 50.0) == 100.0
 
@@ -60,6 +59,8 @@ def test_only_a_recycle_for_growth_puts_a_program_on_trial_and_an_end_of_growth_
     learned = Learned()
     learned.left(0.26)
     assert learned.state == TRIAL
+    learned.left(0.43)
+    assert learned.state == SECOND
     learned.ended_by_itself(1.0, 1.0)
     assert learned.state == OPEN
     learned.left(0.9)  # a worker that grew to its end without flattening

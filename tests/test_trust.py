@@ -1,0 +1,205 @@
+"""Healthy workers that must not be acted on, and words that must be true."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor_memwatch import advice, audit, detectors
+from supervisor_memwatch.model import (
+    IMBALANCE,
+    LEAK,
+    PLATEAU,
+    RUNNING,
+    Snapshot,
+    Verdict,
+    Worker,
+    WorkerId,
+)
+from supervisor_memwatch.options import Ceiling, Options
+from supervisor_memwatch.past import BOTH, Past
+from supervisor_memwatch.releases import CHANGED, Era, Leak, Releases
+from supervisor_memwatch.tally import Tally
+from supervisor_memwatch.units import HOUR, MB
+
+Sizes = Callable[[int, float], float]  # of worker n at a time: MB
+
+
+class Program:
+    """Workers past their warm-up, looked at every 5 seconds."""
+
+    def __init__(self, limit: int | None = None, total: int | None = None) -> None:
+        ceilings = [None if size is None else Ceiling(bytes=size * MB) for size in (limit, total)]
+        self.options = Options(limit=ceilings[0], total_limit=ceilings[1])
+        self.past = Past()
+        self.acted: list[tuple[float, int, str]] = []
+        self.told: list[tuple[float, int, str]] = []
+        self.last: Snapshot
+        self.verdicts: dict[WorkerId | None, tuple[Verdict, ...]] = {}
+
+    def run(
+        self, until: float, size: Sizes, count: int = 1, tick: float = 5.0, **fields: Any
+    ) -> None:
+        at = 0.0 if not self.past.started else self.past.now + tick
+        while at <= until:
+            workers = []
+            for n in range(count):
+                held = int(size(n, at) * MB)
+                known: dict[str, Any] = {"anon": held, "uss": held, "cpu": at * 0.1}
+                for name, value in fields.items():
+                    known[name] = value(at) if callable(value) else value
+                workers.append(Worker(WorkerId(n + 1, 1), 9000 + at, held, 0, **known))
+            self.last = Snapshot("web", at, RUNNING, 0, "gunicorn", None, tuple(workers))
+            detectors.remember(self.options, self.past, self.last)
+            self.verdicts = detectors.examine(self.options, self.last, self.past)
+            for who, found in self.verdicts.items():
+                pid = 0 if who is None else who.pid
+                self.told += [(at, pid, verdict.kind) for verdict in found if verdict.told]
+                self.acted += [(at, pid, verdict.kind) for verdict in found if verdict.act]
+            at += tick
+
+
+def test_a_sawtooth_is_no_rush_once_it_came_back() -> None:
+    """From 100 to 200 MB in 90 seconds, and back, all day long; its limit is 400 MB."""
+    program = Program(limit=400)
+    program.run(HOUR, lambda n, at: 100 + 100 * ((at + n * 22) % 90) / 90, count=4)
+    assert not [entry for entry in program.acted if entry[0] > 600]
+
+
+def test_what_one_worker_gave_back_is_no_rush_of_its_sibling() -> None:
+    """A job takes 150 MB within a minute, once an hour, in one worker after the other."""
+    program = Program(limit=512)
+    job: Sizes = lambda n, at: (  # noqa: E731
+        120 + (150 * min(at % HOUR / 60, 1) if at % HOUR < 90 and at // HOUR == n else 0)
+    )
+    program.run(3 * HOUR, job, count=3)
+    assert {pid for _, pid, _ in program.acted} <= {1}
+
+
+def test_a_rush_beyond_what_ever_came_back_is_acted_on() -> None:
+    program = Program(limit=400)
+    program.run(HOUR, lambda n, at: 100 + 100 * (at % 90) / 90)
+    before = len(program.acted)
+    program.run(HOUR + 150, lambda n, at: 100 + 100 * (at - HOUR) / 60)
+    assert len(program.acted) > before
+
+
+def test_a_step_that_stays_makes_no_tick_expensive() -> None:
+    """What rises no more is no rush: the quiet tick is a comparison again."""
+    program = Program(limit=1000)
+    program.run(HOUR, lambda n, at: 100 if at < 600 else 250)
+    (life,) = program.past.lives.values()
+    assert not life.rush
+
+
+def test_a_worker_above_its_share_of_the_total_limit_is_not_at_its_limit() -> None:
+    """One of four does most of the work and holds 700 of 2700 MB; 12 MB more are no danger."""
+    program = Program(total=2700)
+
+    def size(n: int, at: float) -> float:
+        return 700 + 12 * min(max(at - 1200, 0) / 240, 1) if n == 0 else 60
+
+    program.run(HOUR, size, count=4)
+    assert not [entry for entry in program.acted if entry[2] == LEAK]
+
+
+def test_a_worker_above_its_share_is_acted_on_before_the_total_is_gone() -> None:
+    program = Program(total=2700)
+    size: Sizes = lambda n, at: 700 + at / 20 if n == 0 else 60  # noqa: E731
+    program.run(10 * HOUR, size, count=4)
+    first = next(at for at, pid, kind in program.acted if kind == LEAK)
+    assert 700 + first / 20 + 180 < 2000
+
+
+def test_what_work_is_counted_in_is_said_also_where_requests_are_known_later() -> None:
+    """Requests that are known only after the CPU time: what is known is bytes per CPU second."""
+    program = Program(limit=1000)
+    program.run(
+        HOUR / 2, lambda n, at: 100 + at / 20, requests=lambda at: None if at < 10 else int(at * 10)
+    )
+    growing = detectors.growing(
+        program.options, program.last, program.past, program.last.workers[0]
+    )
+    assert growing is not None and growing.unit == "CPU second"
+    said = advice.lines(program.options, program.last, program.past, program.verdicts)
+    assert said and not any("max_requests" in line or "per request" in line for line in said)
+
+
+def test_growth_whose_signal_is_lost_is_no_plateau_and_nothing_is_learned() -> None:
+    program = Program(limit=2000)
+    program.run(1800, lambda n, at: 100 + at / 10)
+    assert program.told
+    program.run(1900, lambda n, at: 100 + at / 10, anon=None)
+    kinds = [verdict.kind for found in program.verdicts.values() for verdict in found]
+    assert PLATEAU not in kinds
+    assert program.past.learned.plateau == 0
+
+
+def test_growth_that_came_back_is_not_called_flat() -> None:
+    program = Program(limit=2000)
+    program.run(2 * HOUR, lambda n, at: 100 + at / 10 if at < 2000 else 185)
+    assert program.told and not [v for found in program.verdicts.values() for v in found]
+
+
+def test_uss_and_rss_are_kept_in_buckets_of_one_width() -> None:
+    """Also of those that were there at the first tick, when the pace was not known yet."""
+    program = Program()
+    for minute in range(30):
+        worker = Worker(WorkerId(1, 1), None, 100 * MB, uss=80 * MB)
+        look = Snapshot("web", minute * 60.0, RUNNING, 0, "gunicorn", None, (worker,))
+        detectors.remember(program.options, program.past, look)
+    (life,) = program.past.lives.values()
+    assert life.signal == BOTH and life.second is not None
+    assert life.second.width == life.series.width == 120
+
+
+def test_an_imbalance_at_its_bound_stands() -> None:
+    """Told, it stands until it is well below what it takes: noise does not tell it again."""
+    program = Program()
+    noise = [0, 7, -5, 3, -8, 6, 2, -3, 8, -6, 4]
+    program.run(
+        4 * HOUR, lambda n, at: (164 if n == 0 else 100) + noise[int(at / 30 * 7 + n) % 11], count=4
+    )
+    told = [at for at, _, kind in program.told if kind == IMBALANCE]
+    assert told
+    assert len(told) == (told[-1] - told[0]) / 5 + 1
+
+
+def test_an_era_too_short_to_see_the_leak_does_not_blame_the_release_after_it() -> None:
+    """Four workers watched for a quarter of an hour say nothing of 2 MB an hour."""
+    seen = Releases()
+    seen.eras = [Era(0.0, seconds=HOUR), Era(900.0, "reload", CHANGED, 32 * HOUR)]
+    seen.eras[1].leaks = {WorkerId(1, 1): Leak(2 * MB, None, None)}
+    origin = seen.origin()
+    assert origin is not None and not origin.brought
+    seen.eras[0].seconds = 32 * HOUR
+    origin = seen.origin()
+    assert origin is not None and origin.brought
+
+
+def test_a_count_that_cannot_be_read_is_not_known() -> None:
+    tally = Tally(1)
+    tally._handle = os.open("/", os.O_RDONLY)  # reading it is an error
+    assert tally.read(1.0) is None
+
+
+def test_a_program_that_ends_while_it_is_recorded_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look sees it: one line of the program, one tick."""
+    own = Worker(WorkerId(1, 1), 9000.0, 100 * MB, 0, 90 * MB)
+    alive = Snapshot("web", 1e9, RUNNING, 1, "gunicorn", None, (own,))
+    looks = iter([alive, alive])  # the second one reads PSS and USS
+
+    class Sampler:
+        def look(self, program: object, at: float, wanted: object = ()) -> Snapshot:
+            return next(looks, alive._replace(workers=()))
+
+    monkeypatch.setattr(audit, "Sampler", Sampler)
+    path = tmp_path / "recorded"
+    audit._watched([audit.Subject("web", 1)], 1.0, str(path))
+    assert len(path.read_text().splitlines()) == 2
