@@ -18,9 +18,11 @@ from typing import Any
 OPEN, TRIAL, SECOND, LEAKS = "open", "trial", "second trial", "leaks"
 
 # Of the headroom a worker began with: what growth may eat in a trial and in a second one, and up
-# to where a plateau may postpone a verdict. It is never disarmed by what was learned.
+# to where a plateau may postpone a verdict, one that a second trial has shown further. No verdict
+# is ever disarmed by what was learned: work that pauses looks like a plateau, too.
 TRIALS = {TRIAL: 0.42, SECOND: 0.65}
-CAP = 0.7
+CAP = 0.45
+TRIED_CAP = 0.7
 
 
 @dataclass(slots=True)
@@ -30,6 +32,7 @@ class Learned:
     plateau: float = 0.0  # where growth that was told ended by itself, the highest
     warmup: float = 0.0  # the age at which it had ended, the highest
     state: str = OPEN
+    cap: float = CAP
 
     @property
     def share(self) -> float:
@@ -40,6 +43,8 @@ class Learned:
         """A worker's told growth is over: healthy ones of this program reach `level`."""
         self.plateau = max(self.plateau, level)
         self.warmup = max(self.warmup, age)
+        if self.state == SECOND:
+            self.cap = TRIED_CAP
         self.state = OPEN
 
     def grew(self, share: float) -> None:
@@ -59,10 +64,10 @@ class Learned:
         """Up to where growth is healthy, of a worker that began with `first` bytes."""
         if ceiling is None:
             return self.plateau
-        return min(self.plateau, first + CAP * max(ceiling - first, 0))
+        return min(self.plateau, first + self.cap * max(ceiling - first, 0))
 
     def dump(self) -> list[Any]:
-        return [self.plateau, self.warmup, self.state]
+        return [self.plateau, self.warmup, self.state, self.cap]
 
     @classmethod
     def load(cls, dumped: list[Any]) -> Learned:

@@ -50,9 +50,13 @@ def test_a_leak_that_its_trials_confirm_is_acted_on_early_from_then_on() -> None
 def test_what_was_learned_is_bounded_by_a_share_of_the_headroom() -> None:
     learned = Learned()
     learned.ended_by_itself(400.0, 60.0)
-    assert learned.known(100.0, 500.0) == pytest.approx(380.0)
+    assert learned.known(100.0, 500.0) == pytest.approx(280.0)
     assert learned.known(100.0, None) == 400.0
     assert learned.known(100.0, 50.0) == 100.0
+    learned.left(0.26)
+    learned.left(0.43)
+    learned.ended_by_itself(400.0, 60.0)  # in its second trial
+    assert learned.known(100.0, 500.0) == pytest.approx(380.0)
 
 
 def test_only_a_recycle_for_growth_puts_a_program_on_trial_and_an_end_of_growth_ends_it() -> None:
