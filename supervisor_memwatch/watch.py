@@ -21,8 +21,10 @@ from .ledger import Ledger, Turn, baseline
 from .model import (
     FD_GROWTH,
     LEAK,
+    LIMIT,
     PENDING,
     RUNNING,
+    TOTAL_LIMIT,
     Command,
     Decision,
     Entry,
@@ -56,6 +58,8 @@ ASSUMED_GRACE = 35.0
 LADDER = 86400.0
 # The same refusal is said again after so long.
 SAID = 3600.0
+# Buckets of `confirm` in which growth shows, if it is not slow.
+WINDOW = 10
 # Refusals that pass by themselves or are somebody's will: logged, shown, not sent as news.
 QUIET = frozenset(
     {"observe", "in_action", "cooldown", "window", "paused", "max_programs_at_once", "leaving"}
@@ -722,7 +726,7 @@ class Watch:
             entries += self._advise(known)
         over = [key for key in self._told if key not in now]
         entries += self._no_leaks(over, verdicts, snapshot)
-        if over and not now and self.procedure is None and self._is_judged(snapshot):
+        if over and not now and self.procedure is None and self._is_judged(snapshot, over):
             self._told.clear()
             held = units.size(detectors.total(snapshot))
             summary = f"{self.namespec}: nothing stands out any more; the program holds {held}"
@@ -779,13 +783,15 @@ class Watch:
         self.advice = ()
         return self._advise(self._consider(verdicts, snapshot)) if verdicts else []
 
-    def _is_judged(self, snapshot: Snapshot) -> bool:
+    def _is_judged(self, snapshot: Snapshot, over: list[Key]) -> bool:
         """Whether that nothing is told means that nothing is wrong: it runs, and all of its
-        workers serve and are past their warm-up."""
+        workers serve and are past their warm-up; where some grew, by as long as that shows in."""
         if snapshot.state != RUNNING or not snapshot.workers:
             return False
+        grew = any(kind not in (LIMIT, TOTAL_LIMIT) for _, kind in over)
+        known = self.options.warmup + (WINDOW * self.options.confirm if grew else 0.0)
         return all(
-            serves(worker) and (worker.age is None or worker.age >= self.options.warmup)
+            serves(worker) and (worker.age is None or worker.age >= known)
             for worker in snapshot.workers
         )
 

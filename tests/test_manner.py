@@ -271,12 +271,12 @@ def test_code_that_boots_again_is_said() -> None:
 
 
 def test_nothing_is_over_before_the_fresh_workers_are_judged() -> None:
-    """`recovered` waits for their warm-up, and for all of them to serve."""
+    """`recovered` waits for their warm-up and a leak's first window, and for all to serve."""
     world = World(count=2)
     world.procs[1].base = 300.0
     host = Host(world, replace(ACT, warmup=100.0)).run(60)
     (outcome,) = [entry for entry in host.entries if entry.kind == "outcome"]
-    host.run(300)
+    host.run(800)
     (over,) = [entry for entry in host.entries if entry.kind == "recovered"]
     assert over.at - outcome.at > 80
 
