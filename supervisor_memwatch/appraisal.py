@@ -516,6 +516,8 @@ def _summary(program: Mapping[str, Any]) -> list[str]:
     if program["found"]:
         return [f"found: {len(program['found'])}, as above"]
     old = [change for change in changes if change["found"] != runs.NEW]
+    if old and all(map(_did_nothing, old)):
+        return ["no worker did any work meanwhile: that proves nothing; do the run, then compare"]
     if old and len(old) == len(changes):
         return ["every worker holds about what it held before"]
     if old:
@@ -553,3 +555,9 @@ def _not_compared(program: Mapping[str, Any], since: str) -> list[str]:
         return []
     left = f" (gone since: {', '.join(program['gone'])})" if program["gone"] else ""
     return [f"not compared, as they are new: workers {', '.join(new)}{left}"]
+
+
+def _did_nothing(change: Mapping[str, Any]) -> bool:
+    """Known to have answered no request, or to have used next to no CPU time."""
+    work = change["work"]
+    return work is not None and work <= (0 if change["unit"] == "request" else 0.05)

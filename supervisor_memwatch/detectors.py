@@ -603,7 +603,8 @@ class Leak:
         if ceiling is None:
             bound = max(self.outgrown, first, learned.plateau - first)
             sure = _confidence(grown, bound)
-            return Opinion(grown, bound, sure, why, grown >= bound, stretch)
+            material = grown >= bound and growth.in_many_steps(life.series, stretch.start)
+            return Opinion(grown, bound, sure, why, material, stretch)
         held, name = measure(scene.options, worker, scene.snapshot.at)
         known_size = settled(scene.options, worker, scene.snapshot.at)
         left = ceiling - held
@@ -760,7 +761,7 @@ class Imbalance:
         past.compared = past.now
         findings = scene.withdrawn(self.kind)
         workers = [(w, past.lives[w.id]) for w in scene.snapshot.workers]
-        known = [(w, life) for w, life in workers if len(life.recent()) >= growth.WINDOWS[0]]
+        known = [(w, life) for w, life in workers if life.buckets() >= growth.WINDOWS[0]]
         for worker, life in self.largest(known):
             if scene.before(worker.id, LEAK) is None:
                 half = _age(past, worker) / 2
@@ -773,7 +774,7 @@ class Imbalance:
         """Those that could stand out: most programs have none, and more than a few never do."""
         if len(known) < 2:
             return []
-        lows = [life.recent()[-1] for _, life in known]
+        lows = [life.latest() for _, life in known]
         least = min(lows) + self.release * self.least
         order = sorted(range(len(known)), key=lows.__getitem__, reverse=True)
         return [known[i] for i in order[:FEW] if lows[i] > least]
@@ -787,7 +788,7 @@ class Imbalance:
         ratio: float,
     ) -> Opinion | None:
         level = min(life.recent()[-growth.WINDOWS[0] :])
-        levels = [other.recent()[-1] for _, other in siblings]
+        levels = [other.latest() for _, other in siblings]
         middle = _median(levels)
         excess = level - middle
         before = scene.past.standing.get((worker.id, self.kind))

@@ -160,6 +160,19 @@ class Life:
         work = worker.requests if self.counts else worker.cpu
         return work if work is not None else self.series.work  # as far as is known
 
+    def buckets(self) -> int:
+        """How many finest buckets are kept."""
+        count = len(self.series.levels[0].lows) if self.series.levels else 0
+        if self.second is None or not count:
+            return count
+        return min(count, len(self.second.levels[0].lows) if self.second.levels else 0)
+
+    def latest(self) -> float:
+        """What it held in its last finest bucket, of which there is one; of RSS and USS the
+        smaller."""
+        low = self.series.levels[0].lows[-1]
+        return low if self.second is None else min(low, self.second.levels[0].lows[-1])
+
     def recent(self) -> Sequence[float]:
         """What it held in its last finest buckets; of RSS and USS the smaller."""
         first = self.series.levels[0].lows if self.series.levels else ()
