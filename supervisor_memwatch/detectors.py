@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from . import growth, units
-from .learning import CAP, LEAKS, TRIAL, TRIALS
+from .learning import CAP, LEAKS, Learned
 from .model import (
     FD_GROWTH,
     IMBALANCE,
@@ -46,7 +46,6 @@ INFORMATIVE = (WARMING_UP, PLATEAU, SPIKE)  # never told, never acted on
 RECENT = 90.0  # seconds after which one that could change a verdict is read again
 KEPT = 900.0  # seconds after which one is no figure any more
 FEW = 8  # workers compared with all their siblings
-ENOUGH = 2  # workers that are recycled for growth before one waits what comes of it
 MOST = 0.75  # of its share of the program's limit: more is not a worker's of many alike
 JITTER = 0.95  # of `confirm`: ticks are not exact
 MEASURED = (LEAK, IMBALANCE, LIMIT, MASTER_GROWTH)  # what is said, and done, with a size
@@ -609,7 +608,7 @@ class Leak:
         known_size = settled(scene.options, worker, scene.snapshot.at)
         left = ceiling - held
         headroom = max(left + grown, 0.0)
-        bound = self.share_of(scene, worker, span, life, stretch) * headroom
+        bound = self.share_of(span, learned, life, stretch) * headroom
         confidence = _confidence(grown, bound)
         pace = growth.pace(life.series, stretch)
         near = left / pace if pace > 0 else float("inf")
@@ -631,32 +630,18 @@ class Leak:
             material = growth.in_many_steps(life.series, stretch.start)
         return Opinion(grown, bound, confidence, why, material, stretch, headroom)
 
-    def share_of(
-        self, scene: Scene, worker: Worker, span: float, life: Life, stretch: growth.Stretch
-    ) -> float:
+    def share_of(self, span: float, learned: Learned, life: Life, stretch: growth.Stretch) -> float:
         """Of the headroom: what growth may eat before it is acted on. The shorter it was watched,
-        and the more it slows down, the more. Where two siblings are to be recycled already it is
-        that of a trial: what they show holds for all."""
-        learned = scene.past.learned
+        and the more it slows down, the more."""
         if learned.state == LEAKS:
             return self.share
         slows = growth.slows(life.series, stretch.start)
         if slows < self.ending:
             return self.ending_share
-        trial = learned.share
-        if self._acting(scene.past, worker) >= ENOUGH:
-            trial = max(trial, TRIALS[TRIAL])
         if slows < growth.BENDING:
-            return max(self.flat_share, trial)
+            return max(self.flat_share, learned.share)
         young = max(0.0, 1 - span / HOUR)
-        return max(self.share + (self.young_share - self.share) * young, trial)
-
-    def _acting(self, past: Past, worker: Worker) -> int:
-        """How many others are to be recycled for their growth."""
-        return sum(
-            standing.act and kind == self.kind and subject != worker.id
-            for (subject, kind), standing in past.standing.items()
-        )
+        return max(self.share + (self.young_share - self.share) * young, learned.share)
 
 
 @dataclass(frozen=True, slots=True)
