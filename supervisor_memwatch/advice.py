@@ -168,7 +168,7 @@ def gist(known: Facts) -> Gist | None:
         latest.at if latest is not None else None,
         _pattern(known),
         any(case.verdict.act for case in cases),
-        _median([case.growing.trend.bytes_per_hour for case in cases]),
+        units.median([case.growing.trend.bytes_per_hour for case in cases]),
     )
 
 
@@ -206,7 +206,7 @@ def _growth(known: Facts) -> str:
 def _speed(cases: Sequence[Case]) -> str:
     """How fast, with the interval or from the slowest to the fastest; what a unit of work costs."""
     trends = [case.growing.trend for case in cases]
-    rate, low, high = (_median([trend[i] for trend in trends]) for i in range(3))
+    rate, low, high = (units.median([trend[i] for trend in trends]) for i in range(3))
     each = " each" if len(cases) > 1 else ""
     text = f"{_per_hour(rate)}{each}{_between(units.size(max(low, 0.0)), units.size(high))}"
     rates = [trend.bytes_per_hour for trend in trends]
@@ -222,7 +222,7 @@ def _per_work(cases: Sequence[Case]) -> tuple[float | None, str | None]:
     unit = "request" if "request" in units_known else next(iter(units_known), None)
     works = [c.growing.per_work for c in cases if c.growing.unit == unit]
     found = [per_work for per_work in works if per_work is not None and per_work > 0]
-    return (_median(found), unit) if found else (None, None)
+    return (units.median(found), unit) if found else (None, None)
 
 
 def _release(known: Facts) -> str:
@@ -288,12 +288,12 @@ def _masked(known: Facts) -> str:
     ends = known.releases.ends() if known.releases is not None else ()
     if not ends:
         return ""
-    grown = _median([end.grown for end in ends])
+    grown = units.median([end.grown for end in ends])
     requests = [float(end.requests) for end in ends if end.requests is not None]
     ages = [end.age for end in ends if end.age is not None]
-    life = f"{_median(requests):.0f} requests" if requests else "life"
+    life = f"{units.median(requests):.0f} requests" if requests else "life"
     if ages:
-        life += f" ({_about(_median(ages))})"
+        life += f" ({_about(units.median(ages))})"
     return f"max_requests hides it: each worker leaks {units.size(grown)} in its {life}"
 
 
@@ -383,7 +383,7 @@ def _goes_along(known: Facts, other: Sibling) -> bool:
     """Whether a worker that was not told grows like those that were, or is too young to say."""
     if other.per_hour is None:
         return True
-    pace = _median([case.growing.trend.bytes_per_hour for case in known.cases])
+    pace = units.median([case.growing.trend.bytes_per_hour for case in known.cases])
     return other.per_hour >= PACE * pace
 
 
@@ -433,7 +433,7 @@ def _sole(known: Facts) -> str:
     name = f"worker {case.worker.id.pid}"
     mine = _work(case.worker)
     others = [work for other in known.siblings if (work := _work(other.worker)) is not None]
-    if mine is None or not others or not (usual := _median(others)):
+    if mine is None or not others or not (usual := units.median(others)):
         return f"only {name} leaks: look for what it alone does, a job or an endpoint"
     times = mine / usual
     text = f"only {name} leaks, at {times:.1f} times its siblings' work: "
@@ -573,9 +573,3 @@ def _round_down(value: float) -> int:
         return int(value)
     step = 10 ** (len(str(int(value))) - 2)
     return int(value // step * step)
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

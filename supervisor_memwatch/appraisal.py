@@ -246,11 +246,8 @@ def _stands_out(workers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _median(values: Iterable[float | None]) -> float | None:
-    known = sorted(value for value in values if value is not None)
-    if not known:
-        return None
-    middle = len(known) // 2
-    return known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
+    known = [value for value in values if value is not None]
+    return units.median(known) if known else None
 
 
 # -- how sure, and what would make it surer --------------------------------------------------

@@ -624,9 +624,8 @@ class Leak:
         near_enough = near <= self.soon and grown >= self.least * headroom
         rushes = bool(life.rush) and self._rushes(scene, worker, life, ceiling) is not None
         material = (grown >= bound or near_enough or rushes) and not known
-        if (
-            material and not rushes and stretch.buckets > growth.BRISK[0][0]
-        ):  # else its steps are even
+        even = rushes or stretch.buckets <= growth.BRISK[0][0]  # as they were found
+        if material and not even:
             material = growth.in_many_steps(life.series, stretch.start)
         return Opinion(grown, bound, confidence, why, material, stretch, headroom)
 
@@ -774,13 +773,13 @@ class Imbalance:
     ) -> Opinion | None:
         level = min(life.recent()[-growth.WINDOWS[0] :])
         levels = [other.latest() for _, other in siblings]
-        middle = _median(levels)
+        middle = units.median(levels)
         excess = level - middle
         before = scene.past.standing.get((worker.id, self.kind))
         ease = self.release if before is not None and before.told else 1.0
         if excess <= ease * max(self.least, (ratio - 1) * middle):
             return None
-        if excess <= ease * self.sigmas * 1.4826 * _median(
+        if excess <= ease * self.sigmas * 1.4826 * units.median(
             [abs(other - middle) for other in levels]
         ):
             return None
@@ -837,7 +836,7 @@ class Calm:
             why = f"grew {units.size(grown)} in {units.time(found.span)} {sizes}, flat since"
             if self.kind == SPIKE:
                 why = f"one step of {units.size(grown)} {sizes}, flat since"
-            return Opinion(found.last, found.first, 0.8, why, False, None, None, found.since)
+            return Opinion(found.last, found.first, 0.8, why, False, since=found.since)
         return None
 
     def is_over(self, life: Life, opinion: Opinion) -> bool:
@@ -899,14 +898,6 @@ def _confidence(grown: float, bound: float) -> float:
     return round(0.82 + 0.15 * min(max(grown, 0.0) / bound, 1.0), 2) if bound > 0 else 0.97
 
 
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    if len(ordered) % 2:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) / 2
-
-
 def _age(past: Past, worker: Worker) -> float:
     return past.now - past.lives[worker.id].first if worker.age is None else worker.age
 
@@ -914,8 +905,8 @@ def _age(past: Past, worker: Worker) -> float:
 def _works(worker: Worker, siblings: list[Worker]) -> tuple[float | None, float]:
     """Its work, and its siblings' median: in requests where those of all are known."""
     if all(w.requests is not None for w in (worker, *siblings)):
-        return worker.requests, _median([float(w.requests or 0) for w in siblings])
-    return worker.cpu, _median([w.cpu or 0.0 for w in siblings])
+        return worker.requests, units.median([float(w.requests or 0) for w in siblings])
+    return worker.cpu, units.median([w.cpu or 0.0 for w in siblings])
 
 
 def _share(work: float | None, usual: float) -> str:
@@ -979,7 +970,7 @@ def _learn(past: Past, subject: Subject, stretch: growth.Stretch | None) -> None
         f"grew {units.size(grown)} in {span} "
         f"({units.size(stretch.first)} to {units.size(level)}), flat since"
     )
-    opinion = Opinion(level, stretch.first, 0.8, why, False, None, None)
+    opinion = Opinion(level, stretch.first, 0.8, why, False)
     past.standing[subject, PLATEAU] = Standing(past.now, opinion)
 
 

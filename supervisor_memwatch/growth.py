@@ -52,8 +52,6 @@ class Growth(NamedTuple):
     grown: float  # above `first` and above all older territory
     rate: float  # per second
     per_work: float | None  # per unit of work (CPU seconds or requests)
-    straight: float  # late growth over early growth, at most 1
-    z: float
 
 
 def drift(span: float, unit: float = DRIFT_BYTES) -> float:
@@ -92,13 +90,11 @@ def grows(
         return None
     if sum(step > (last - first) / (4 * count) for step in steps) < (count - 1) / 2:
         return None
-    straight = _straight(level, count, _noise(steps))
-    if not straight or _bends(level):
+    if not _is_straight(level, count, _noise(steps)) or _bends(level):
         return None
-    z = mann_kendall(points)
-    if z < (SIGNIFICANT if count > SHORT else 2.6):
+    if mann_kendall(points) < (SIGNIFICANT if count > SHORT else 2.6):
         return None
-    return _growth(level, index, count, grown, straight, z)
+    return _growth(level, index, count, grown)
 
 
 def brisk(series: Series, above: float = 0.0) -> Growth | None:
@@ -123,7 +119,7 @@ def brisk(series: Series, above: float = 0.0) -> Growth | None:
         time, work = _ratios(level, count)
         if time < STRAIGHT or 0 < work < STRAIGHT or _bends(level):
             continue
-        return _growth(level, 0, count, grown, time, mann_kendall(lows[-count:]))
+        return _growth(level, 0, count, grown)
     return None
 
 
@@ -142,7 +138,7 @@ def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
     usual = sorted(steps)[len(steps) // 2]
     if usual <= 0 or max(steps) > 2.5 * usual or sum(s <= 0 for s in steps) > 0.2 * len(steps):
         return None
-    return Growth(0, RUSHED, start, span, first, last, grown, grown / span, None, 1.0, 0.0)
+    return Growth(0, RUSHED, start, span, first, last, grown, grown / span, None)
 
 
 class Calm(NamedTuple):
@@ -175,18 +171,14 @@ def calm(level: Level) -> Calm | None:
     return Calm(ats[ended], lows[low], lows[-1], ats[ended] - ats[begun], max(steps))
 
 
-def _growth(
-    level: Level, index: int, count: int, grown: float, straight: float, z: float
-) -> Growth:
+def _growth(level: Level, index: int, count: int, grown: float) -> Growth:
     first, last = level.lows[-count], level.lows[-1]
     span = level.ats[-1] - level.ats[-count]
     work = level.works[-1] - level.works[-count]
     per_work = (last - first) / work if work > 0 else None
     rate = (last - first) / span
     start = level.ats[-count]
-    return Growth(
-        index, count, start, span, first, last, grown, rate, per_work, min(straight, 1.0), z
-    )
+    return Growth(index, count, start, span, first, last, grown, rate, per_work)
 
 
 def _noise(steps: Sequence[float]) -> float:
@@ -225,8 +217,8 @@ def _is_bent(level: Level, count: int, ratio: float, noise: float) -> bool:
     return ratio < BENT or late < NOISE * chance or slower > NOISE * chance
 
 
-def _straight(level: Level, count: int, noise: float) -> float:
-    """As `_ratio`; 0 where it bends, or a third has hardly a part in the growth."""
+def _is_straight(level: Level, count: int, noise: float) -> bool:
+    """Whether every third has its part in the growth, and it does not bend."""
     third = (count - 1) // 3
     lows = level.lows
     early = lows[third - count] - lows[-count]
@@ -235,9 +227,8 @@ def _straight(level: Level, count: int, noise: float) -> float:
     grown = lows[-1] - lows[-count]
     least = min(early, middle, late)
     if least <= 0 or least < min(THIRD * grown, grown / 3 - NOISE * noise * third**0.5):
-        return 0.0
-    ratio = _ratio(level, count)
-    return 0.0 if _is_bent(level, count, ratio, noise) else max(ratio, BENDING)
+        return False
+    return not _is_bent(level, count, _ratio(level, count), noise)
 
 
 def _ratio(level: Level, count: int) -> float:
@@ -305,12 +296,17 @@ def slows(series: Series, start: float) -> float:
     that cannot be told. A cache that fills slows down."""
     ratio = 1.0
     for level in series.levels:
-        count = len(level.ats) - bisect_left(level.ats, start)
+        count = _since(level, start)
         if count >= SHORT:
             ratio = _ratio(level, count) or 1.0
         if level.ats[0] <= start:
             break  # coarser ones see no further back
     return ratio
+
+
+def _since(level: Level, start: float) -> int:
+    """How many buckets of a level there are since a time."""
+    return len(level.ats) - bisect_left(level.ats, start)
 
 
 def in_many_steps(series: Series, start: float) -> bool:
@@ -320,7 +316,7 @@ def in_many_steps(series: Series, start: float) -> bool:
     of steps, (sum s)^2 / sum s^2 (the inverse Herfindahl index).
     """
     for level in series.levels:
-        count = len(level.ats) - bisect_left(level.ats, start)
+        count = _since(level, start)
         if count >= STEPS and _effective(level.lows[-count:]) >= min(STEPS, 0.8 * (count - 1)):
             return True
     return False

@@ -11,7 +11,6 @@ Whether to hold, to climb the ladder or to give up for it, is policy.py's and wa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -128,7 +127,7 @@ class Ledger:
             return None
         turns = [(turn, bought) for turn, bought in turns if turn.at > turns[-1][0].at - WITHIN]
         times = [bought for _, bought in turns if bought is not None]
-        if len(turns) < STORM or len(times) < BOUGHT or _median(times) >= SHORT:
+        if len(turns) < STORM or len(times) < BOUGHT or units.lower_median(times) >= SHORT:
             return None
         return Held("storm", _sentence([turn for turn, _ in turns], times), turns[-1][0].at + OVER)
 
@@ -181,12 +180,12 @@ def _sentence(turns: Sequence[Turn], times: Sequence[float]) -> str:
     done, doing = _DONE.get(turns[-1].action, ("acted", "it"))
     if len({turn.action for turn in turns}) > 1:
         done = "acted"
-    span, bought = units.time(turns[-1].at - turns[0].at), units.time(_median(times))
+    span, bought = units.time(turns[-1].at - turns[0].at), units.time(units.lower_median(times))
     speed, rates = "", _rates(turns)
     if rates and turns[-1].kind == FD_GROWTH:
-        speed = f" it leaks {_median(rates) * 60:.0f} open files/min;"
+        speed = f" it leaks {units.lower_median(rates) * 60:.0f} open files/min;"
     elif rates:
-        speed = f" it leaks {units.rate(_median(rates)).lstrip('+')};"
+        speed = f" it leaks {units.rate(units.lower_median(rates)).lstrip('+')};"
     return f"{done} {len(turns)} times in {span}:{speed} {doing} buys {bought} each"
 
 
@@ -208,11 +207,6 @@ def _rates(turns: Iterable[Turn]) -> list[float]:
 
 def _much(turn: Turn, value: float) -> str:
     return f"{value:.0f} open files" if turn.kind == FD_GROWTH else units.size(value)
-
-
-def _median(values: Sequence[float]) -> float:
-    """The lower one of two."""
-    return sorted(values)[math.ceil(len(values) / 2) - 1]
 
 
 def _pair(value: object) -> object:

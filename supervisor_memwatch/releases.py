@@ -12,12 +12,11 @@ seen: code that arrives without a reload, in single workers that are replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .model import Snapshot, Worker, WorkerId
-from .units import HOUR, MB
+from .units import HOUR, MB, lower_median
 
 ERAS = 12  # kept
 LEAKS = 16  # of one era: the workers that are remembered, the latest ones
@@ -106,8 +105,8 @@ class Era:
         units = {leak.unit for leak in leaks if leak.per_work is not None}
         unit = "request" if "request" in units else next(iter(units), None)
         works = [leak.per_work for leak in leaks if leak.unit == unit and leak.per_work is not None]
-        per_hour = _median(leak.per_hour for leak in leaks)
-        return Rate(per_hour, _median(works) if works else None, unit, len(leaks), hours)
+        per_hour = lower_median(leak.per_hour for leak in leaks)
+        return Rate(per_hour, lower_median(works) if works else None, unit, len(leaks), hours)
 
     def absorb(self, later: Era) -> None:
         """What seemed to be another one was not."""
@@ -298,9 +297,3 @@ def _births(snapshot: Snapshot) -> list[float]:
 
 def _last(leaks: dict[WorkerId, Leak]) -> dict[WorkerId, Leak]:
     return dict(list(leaks.items())[-LEAKS:])
-
-
-def _median(values: Iterable[float]) -> float:
-    """The lower one of two."""
-    ordered = sorted(values)
-    return ordered[(len(ordered) - 1) // 2]

@@ -9,6 +9,7 @@ before it reaches a log or a terminal.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 KB, MB, GB, TB = 1024, 1024**2, 1024**3, 1024**4
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -120,3 +121,19 @@ def without_numbers(text: str) -> str:
     import re  # few need it
 
     return re.sub(r"0x[0-9a-fA-F]+|[0-9]+", "#", text)
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle one, or the mean of the two in the middle.
+
+    Not `statistics`, which brings decimal, fractions and random into the listener's memory.
+    """
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def lower_median(values: Iterable[float]) -> float:
+    """The middle one, or the lower of the two in the middle: one that was really seen."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from supervisor_memwatch import cli
 
 # A shared machine is slow at times; that is no property of the code.
 settings.register_profile("memwatch", deadline=None)
@@ -36,3 +40,24 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     # `python -m supervisor_memwatch` works from wherever a test starts it, installed or not.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parent.parent))
+
+
+class Ran:
+    """One command, run in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+        try:
+            self.status = cli.main(arguments)
+        except SystemExit as ended:  # argparse's way out
+            self.status = ended.code if isinstance(ended.code, int) else -1
+        self.out, self.err = capsys.readouterr()
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def ran(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command: `ran("audit", "--json")`."""
+    return lambda *arguments: Ran(capsys, *map(str, arguments))

@@ -24,27 +24,6 @@ from supervisor_memwatch.units import MB
 HOSTILE = "web\x1b[2J\nforged\u202e\u2028"
 
 
-class Ran:
-    """One command, run in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        try:
-            self.status = cli.main(arguments)
-        except SystemExit as ended:  # argparse's way out
-            self.status = ended.code if isinstance(ended.code, int) else -1
-        self.out, self.err = capsys.readouterr()
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def ran(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command: `ran("audit", "--json")`."""
-    return lambda *arguments: Ran(capsys, *map(str, arguments))
-
-
 # -- two runs compared
 
 

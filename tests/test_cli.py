@@ -27,27 +27,6 @@ from supervisor_memwatch.model import Snapshot
 HOSTILE = "web\x1b[2J\nforged\u202e\u2028"
 
 
-class Ran:
-    """One command, run in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        try:
-            self.status = cli.main(arguments)
-        except SystemExit as ended:  # argparse's way out
-            self.status = ended.code if isinstance(ended.code, int) else -1
-        self.out, self.err = capsys.readouterr()
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def ran(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command: `ran("status", "--json")`."""
-    return lambda *arguments: Ran(capsys, *map(str, arguments))
-
-
 def commands() -> dict[str, argparse.ArgumentParser]:
     parser = cli.parser()
     [action] = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
