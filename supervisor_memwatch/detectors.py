@@ -50,6 +50,8 @@ MOST = 0.75  # of its share of the program's limit: more is not a worker's of ma
 JITTER = 0.95  # of `confirm`: ticks are not exact
 MEASURED = (LEAK, IMBALANCE, LIMIT, MASTER_GROWTH)  # what is said, and done, with a size
 
+LONGEST_FIRST = tuple(reversed(growth.WINDOWS))
+
 Findings = dict[Subject, Opinion | None]  # None: withdrawn; not named: stands as it did
 
 
@@ -436,15 +438,18 @@ class Leak:
         if not scene.closed and not scene.rushing:
             return {}
         master = scene.snapshot.master and scene.snapshot.master.id
+        share = ceiling_of(scene.options, scene.snapshot)
+        stands = bool(scene.past.standing)
         findings: Findings = {}
         for worker, life in scene.closed:
             if worker.id != master:
-                ceiling = ceiling_of(scene.options, scene.snapshot, worker)
-                findings[worker.id] = self.of(scene, worker, life, ceiling)
+                ceiling = _ceiling(scene, worker, share)
+                if stands or life.rush or life.series.rise >= growth.RISE:
+                    findings[worker.id] = self.of(scene, worker, life, ceiling)
                 self.watch_for_rush(life, life.series.levels[0].lows[-1], ceiling)
         for worker, life in scene.rushing:
             if worker.id != master:
-                ceiling = ceiling_of(scene.options, scene.snapshot, worker)
+                ceiling = _ceiling(scene, worker, share)
                 self.watch_for_rush(life, life.series.low, ceiling)
                 if life.series.levels:
                     findings.update(self.hastily(scene, worker, life, ceiling))
@@ -540,9 +545,12 @@ class Leak:
             above = scene.past.learned.known(life.base or 0.0, ceiling)
         highest = min(highest, len(life.series.levels) - 1)
         for index in range(highest, lowest, -1):
-            if not growth.rises(life.series.levels[index]):
+            level = life.series.levels[index]
+            if not growth.rises(level):
                 continue
-            for count in reversed(growth.WINDOWS):
+            for count in LONGEST_FIRST:
+                if not growth.could(level, count):
+                    continue
                 found = _grows(life, index, count, above)
                 if found is not None and self._matters(scene, found, life, ceiling):
                     return found
@@ -680,6 +688,7 @@ class FdGrowth:
     """
 
     kind: str = FD_GROWTH
+    levels: int = 3  # the coarser scales would take hours to say what these have said
     unit: float = 15.0  # files that come and go in a stretch of five minutes
     share: float = 0.7
     usual: int = 1024
@@ -689,20 +698,17 @@ class FdGrowth:
             return scene.withdrawn(self.kind)
         findings: Findings = {}
         for worker, life in scene.closed:
-            before = scene.before(worker.id, self.kind)
-            if life.fds is not None and life.fds.levels:
-                findings[worker.id] = self.of(worker, life.fds, life.closed, before)
+            if life.series.more >= self.unit / 4 or scene.before(worker.id, self.kind):
+                findings[worker.id] = self.of(scene, worker, life)
         return findings
 
-    def of(
-        self, worker: Worker, fds: Series, closed: int, before: Standing | None
-    ) -> Opinion | None:
+    def of(self, scene: Scene, worker: Worker, life: Life) -> Opinion | None:
+        before = scene.before(worker.id, self.kind)
+        fds = life.series.of_files()
         old = None if before is None else before.opinion.stretch
         found = None
-        if old is None and not growth.rises(fds.levels[0], self.unit):
-            return None
-        levels = closed if old is None else max(closed, old.level + 1)
-        for index in range(min(levels, len(fds.levels))):
+        levels = life.closed if old is None else max(life.closed, old.level + 1)
+        for index in range(min(levels, self.levels, len(fds.levels))):
             found = growth.grows(fds, index, KEPT_BUCKETS, self.unit) or found
         if found is not None:
             stretch = _stretch(found, old)
@@ -744,6 +750,8 @@ class Imbalance:
             return {}
         past.compared = past.now
         findings = scene.withdrawn(self.kind)
+        if len(scene.snapshot.workers) < 2:
+            return findings
         workers = [(w, past.lives[w.id]) for w in scene.snapshot.workers]
         known = [(w, life) for w, life in workers if life.buckets() >= growth.WINDOWS[0]]
         for worker, life in self.largest(known):
@@ -813,10 +821,11 @@ class Calm:
 
     def examine(self, scene: Scene) -> Findings:
         findings: Findings = {}
+        standing = scene.past.standing
+        stood = {subject for subject, kind in standing if kind == self.kind}
         for worker, life in scene.closed:
-            before = scene.before(worker.id, self.kind)
-            if before is not None:
-                if self.is_over(life, before.opinion):
+            if worker.id in stood:
+                if self.is_over(life, standing[worker.id, self.kind].opinion):
                     findings[worker.id] = None
             elif life.closed > 1 and not any(scene.before(worker.id, k) for k in self.others):
                 found = self.of(life)
@@ -859,6 +868,13 @@ DETECTORS: tuple[Detector, ...] = (
 
 # The others look at growth, of which nothing is new until a bucket is full.
 AT_EVERY_LOOK: tuple[Detector, ...] = (Limit(), TotalLimit())
+
+
+def _ceiling(scene: Scene, worker: Worker, share: int | None) -> int | None:
+    """ceiling_of a worker, where that of a usual one is known."""
+    if share is None or worker.rss + (worker.swap or 0) <= MOST * share:  # no measure is above it
+        return share
+    return ceiling_of(scene.options, scene.snapshot, worker)
 
 
 def _grows(life: Life, index: int, count: int, above: float) -> growth.Growth | None:
@@ -921,13 +937,36 @@ def _share(work: float | None, usual: float) -> str:
 def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
     """Add a snapshot to the past, and let every detector look. The only thing that changes it."""
     closed, rushing = past.remember(options, snapshot)
-    scene = Scene(options, snapshot, past, closed, rushing)
-    for detector in DETECTORS if closed or rushing else AT_EVERY_LOOK:
-        findings = detector.examine(scene)
-        if findings:
-            _settle(scene, detector.kind, findings)
+    detectors = DETECTORS
+    if not closed and not rushing:
+        detectors = () if _is_within_limits(options, snapshot, past) else AT_EVERY_LOOK
+    if detectors:
+        scene = Scene(options, snapshot, past, closed, rushing)
+        for detector in detectors:
+            findings = detector.examine(scene)
+            if findings:
+                _settle(scene, detector.kind, findings)
     if past.standing:
         _confirm(options, past)
+
+
+def _is_within_limits(options: Options, snapshot: Snapshot, past: Past) -> bool:
+    """Whether no limit has anything to say, and nothing to take back: mostly so."""
+    for _, kind in past.standing:
+        if kind in (LIMIT, TOTAL_LIMIT):
+            return False
+    available, master = snapshot.available, snapshot.master
+    limit = (options.limit and options.limit.of(available)) or float("inf")
+    whole = (options.total_limit and options.total_limit.of(available)) or float("inf")
+    held = snapshot.others
+    if master is not None:
+        held += master.rss + (master.swap or 0)
+    for worker in snapshot.workers:
+        each = worker.rss + (worker.swap or 0)
+        if each >= limit:
+            return False
+        held += each
+    return held < whole
 
 
 def _settle(scene: Scene, kind: str, findings: Findings) -> None:
@@ -947,7 +986,7 @@ def _settle(scene: Scene, kind: str, findings: Findings) -> None:
                 for calm in (PLATEAU, SPIKE):
                     past.standing.pop((subject, calm), None)
         else:
-            standing.opinion = opinion
+            standing.opinion, standing.said = opinion, None
             if kind == LEAK and standing.told and opinion.material and opinion.headroom:
                 past.learned.grew(opinion.measured / opinion.headroom)
 
@@ -991,19 +1030,15 @@ def examine(options: Options, snapshot: Snapshot, past: Past) -> dict[Subject, t
     present = {w.id for w in _everyone(snapshot)} if past.standing else set()
     for (subject, kind), s in past.standing.items():
         if subject is None or subject in present:
-            o = s.opinion
-            verdict = Verdict(
-                kind,
-                s.since - past.shift,
-                o.measured,
-                o.bound,
-                o.confidence,
-                o.why,
-                s.told,
-                s.act,
-            )
-            verdicts[subject] = (*verdicts.get(subject, ()), verdict)
-    for worker in snapshot.workers:
+            since, o = s.since - past.shift, s.opinion
+            said = s.said
+            if said is None or said.since != since or said.told != s.told or said.act != s.act:
+                said = Verdict(
+                    kind, since, o.measured, o.bound, o.confidence, o.why, s.told, s.act
+                )
+                s.said = said
+            verdicts[subject] = (*verdicts.get(subject, ()), said)
+    for worker in snapshot.workers if past.young else ():
         life = past.lives.get(worker.id)
         if life is not None and not life.warm:
             why = f"younger than {units.time(options.warmup)}"

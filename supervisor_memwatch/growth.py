@@ -38,6 +38,7 @@ THIRD = 0.15  # of the growth must be in every third of the stretch
 # counts as growth is 0.3 MB/min over 5 minutes, and rises with the third root of the time.
 DRIFT_BYTES = 1.5 * MB
 DRIFT_SPAN = 5 * MINUTE
+RISE = DRIFT_BYTES / 4  # within a stretch; less is none
 
 
 class Growth(NamedTuple):
@@ -59,9 +60,18 @@ def drift(span: float, unit: float = DRIFT_BYTES) -> float:
     return float(unit * (span / DRIFT_SPAN) ** (1 / 3))
 
 
-def rises(level: Level, unit: float = DRIFT_BYTES) -> bool:
+def rises(level: Level) -> bool:
     """Whether any stretch of a level could have grown: mostly none, and that is all it costs."""
-    return level.lows[-1] - min(level.lows) >= unit / 4
+    return level.lows[-1] - level.least >= RISE
+
+
+def could(level: Level, count: int) -> bool:
+    """Whether the last `count` buckets rise by as much as `grows` asks for, at the least."""
+    lows = level.lows
+    if len(lows) < count:
+        return False
+    rise = lows[-1] - lows[-count]
+    return rise >= RISE and rise >= drift(level.ats[-1] - level.ats[-count])
 
 
 def grows(

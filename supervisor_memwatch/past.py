@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from .growth import Stretch
 from .learning import Learned
-from .model import LEAK, Snapshot, Worker, WorkerId
+from .model import LEAK, Snapshot, Verdict, Worker, WorkerId
 from .options import Options
 from .series import Series
 
@@ -21,8 +21,8 @@ from .series import Series
 ANON, PRIVATE, BOTH = range(3)
 SIGNALS = ("anonymous memory", "private memory (RSS - shared)", "USS and RSS")
 
+VERSION = 2  # of what `dump` gives
 GONE = 60.0  # seconds after which an id that was not seen is gone (at least three ticks)
-FD_LEVELS = 3
 RUSH = 24  # samples
 SAMPLES = 2  # in the finest bucket, at the least: one alone is no lower envelope
 UNSEEN = 15.0  # seconds without a look that are a break (and three times the usual pause)
@@ -52,6 +52,7 @@ class Standing:
     opinion: Opinion
     told: bool = False
     act: bool = False
+    said: Verdict | None = None  # the verdict, until something of it changes
 
 
 class Life:
@@ -61,7 +62,7 @@ class Life:
         "base",
         "closed",
         "counts",
-        "fds",
+        "files",
         "first",
         "offset",
         "peak",
@@ -84,7 +85,7 @@ class Life:
         self.series = Series(width)
         self.second: Series | None = None  # USS, where growth must show in both USS and RSS
         self.offset = 0  # RSS beyond it at first
-        self.fds: Series | None = None
+        self.files = 0  # open, the last count known
         self.closed = 0  # levels of `series` that got a bucket by the last sample
         self.base: float | None = None  # what it held in its first bucket
         self.counts: bool | None = None  # its work is counted in requests; else in CPU seconds
@@ -98,8 +99,11 @@ class Life:
         if worker.swap is not None:
             self.swap = worker.swap
         anon = worker.anon
-        if anon is not None and self.signal == ANON:  # the quiet tick is this and a comparison
+        signal = self.signal
+        if signal == ANON and anon is not None:  # the quiet tick is this and a comparison
             value = anon + self.swap
+        elif signal == PRIVATE and worker.shared is not None:
+            value = worker.rss - worker.shared + self.swap
         else:
             value = self._other(now, worker, width)
         series = self.series
@@ -117,13 +121,11 @@ class Life:
             return
         work = self.work(worker)
         series.width = width  # the pace of ticks is known from the second one on
-        self.closed = series.turn(now, value, work)
+        if worker.fds is not None:
+            self.files = worker.fds
+        self.closed = series.turn(now, value, work, self.files)
         if self.base is None and self.closed:
             self.base = series.levels[0].lows[0]
-        if worker.fds is not None:
-            if self.fds is None:
-                self.fds = Series(width, FD_LEVELS)
-            self.fds.append(now, worker.fds, work)
 
     def _begin_anew(self, signal: int, width: float) -> None:
         """Another signal: nothing of the one before can be compared with it."""
@@ -193,7 +195,7 @@ class Life:
             self.swap,
             self.series.dump(),
             None if self.second is None else self.second.dump(),
-            None if self.fds is None else self.fds.dump(),
+            self.files,
             self.base,
             self.counts,
             None if self.rush_from == float("inf") else self.rush_from,
@@ -204,17 +206,15 @@ class Life:
 
     @classmethod
     def load(cls, dumped: list[Any]) -> Life:
-        first, seen, warm, signal, swap, series, second, fds, *rest = dumped
+        first, seen, warm, signal, swap, series, second, files, *rest = dumped
         life = cls(first, 0.0)
         life.seen, life.warm, life.signal, life.swap = seen, warm, signal, swap
         life.series = Series.load(series)
         life.second = None if second is None else Series.load(second)
-        life.fds = None if fds is None else Series.load(fds)
-        if rest:  # as of the version that has them
-            life.base, life.counts, rush_from, rush, life.offset, *peak = rest
-            life.peak = peak[0] if peak else 0.0
-            life.rush_from = float("inf") if rush_from is None else rush_from
-            life.rush = [(at, value) for at, value in rush]
+        life.files = files
+        life.base, life.counts, rush_from, rush, life.offset, life.peak = rest
+        life.rush_from = float("inf") if rush_from is None else rush_from
+        life.rush = [(at, value) for at, value in rush]
         return life
 
 
@@ -233,6 +233,7 @@ class Past:
     usual: float = 0.0  # between snapshots, as a rule
     unseen: bool = False  # nobody looked for longer than usual before this snapshot
     started: bool = False
+    young: int = 0  # workers of the last snapshot that are not past their warm-up
     compared: float = float("-inf")  # when siblings were last compared
     learned: Learned = field(default_factory=Learned)
 
@@ -241,6 +242,7 @@ class Past:
         now = self._tick(snapshot.at)
         width = max(options.confirm, SAMPLES * self.usual)
         closed, rushing = [], []
+        self.young = 0
         workers = snapshot.workers
         if snapshot.master is not None:
             workers = (*workers, snapshot.master)
@@ -254,6 +256,7 @@ class Past:
             if not life.warm:
                 age = now - life.first if worker.age is None else worker.age
                 if age < options.warmup:
+                    self.young += 1
                     continue
                 life.warm = True
                 rushing.append((worker, life))  # from where on, is still to be said
@@ -306,7 +309,7 @@ class Past:
     def dump(self) -> dict[str, Any]:
         """All of it, as JSON-able values; `load` restores it exactly."""
         return {
-            "version": 1,
+            "version": VERSION,
             "clock": [self.now, self.shift, self.interval, self.started, self.usual],
             "compared": None if self.compared == float("-inf") else self.compared,
             "learned": self.learned.dump(),
@@ -320,8 +323,8 @@ class Past:
     @classmethod
     def load(cls, dumped: dict[str, Any]) -> Past:
         """What `dump` gave. Raises ValueError for the dump of another version."""
-        if dumped.get("version") != 1:
-            raise ValueError(f"a past of version {dumped.get('version')}; this one reads 1")
+        if dumped.get("version") != VERSION:
+            raise ValueError(f"a past of version {dumped.get('version')}; this one reads {VERSION}")
         past = cls()
         past.now, past.shift, past.interval, past.started, *usual = dumped["clock"]
         past.usual = usual[0] if usual else past.interval
@@ -331,6 +334,7 @@ class Past:
             past.learned = Learned.load(dumped["learned"])
         for pid, start, life in dumped["lives"]:
             past.lives[WorkerId(pid, start)] = Life.load(life)
+        past.young = sum(not life.warm for life in past.lives.values())
         for subject, kind, since, opinion, told, act in dumped["standing"]:
             key = None if subject is None else WorkerId(*subject)
             said = Opinion(*opinion)

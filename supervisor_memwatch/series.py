@@ -1,4 +1,4 @@
-"""The bounded history of one number of one process, on a ladder of time scales.
+"""The bounded history of one process's memory, on a ladder of time scales.
 
 A sample costs a comparison. Samples are gathered into buckets that keep their lowest
 value: what a process holds on to is the lower envelope, not the peaks of its requests.
@@ -18,85 +18,117 @@ EARLY = 0.9  # of a bucket's width: ticks jitter, a bucket must not wait for the
 
 
 class Level:
-    """The last KEPT buckets of one width, oldest first: when, how low, how much work by then."""
+    """The last KEPT buckets of one width, oldest first: when, how low, how much work and how many
+    open files by then."""
 
-    __slots__ = ("ats", "group", "lows", "peak", "works")
+    __slots__ = ("ats", "files", "files_peak", "gathered", "least", "lows", "peak", "works")
 
     def __init__(self) -> None:
         self.ats = array("d")
         self.lows = array("d")
         self.works = array("d")
+        self.files = array("d")
+        self.least = float("inf")  # of `lows`
         self.peak = 0.0  # the highest low ever dropped from here
-        self.group: list[float] = []  # at, low, work and count of the next level's open bucket
+        self.files_peak = 0.0
+        self.gathered = 0  # of these buckets, for the next level's open one
 
-    def keep(self, at: float, low: float, work: float) -> None:
-        if len(self.lows) == KEPT:
-            self.peak = max(self.peak, self.lows.pop(0))
-            del self.ats[0], self.works[0]
-        self.ats.append(at)
-        self.lows.append(low)
-        self.works.append(work)
+    def keep(self, at: float, low: float, work: float, files: float) -> None:
+        ats, lows, works, counts = self.ats, self.lows, self.works, self.files
+        if len(lows) == KEPT:
+            self.peak = max(self.peak, lows[0])
+            self.files_peak = max(self.files_peak, counts[0])
+            oldest = lows.pop(0)
+            del ats[0], works[0], counts[0]
+            if oldest <= self.least:
+                self.least = min(lows)
+        if low < self.least:
+            self.least = low
+        ats.append(at)
+        lows.append(low)
+        works.append(work)
+        counts.append(files)
+        self.gathered += 1
 
-    def gather(self, at: float, low: float, work: float) -> tuple[float, float, float] | None:
-        """A bucket for the next level, once FACTOR of this one's are there."""
-        group = self.group
-        if not group:
-            self.group = [at, low, work, 1]
-            return None
-        group[1] = min(group[1], low)
-        group[3] += 1
-        if group[3] < FACTOR:
-            return None
-        self.group = []
-        return group[0], group[1], group[2]
+    def merged(self) -> tuple[float, float, float, float]:
+        """The last FACTOR buckets as one of the next level."""
+        self.gathered = 0
+        return (
+            self.ats[-FACTOR],
+            min(self.lows[-FACTOR:]),
+            self.works[-FACTOR],
+            min(self.files[-FACTOR:]),
+        )
 
     def before(self, count: int) -> float:
         """The highest low ever left behind before the last `count` buckets."""
         older = self.lows[:-count]
         return max(self.peak, max(older)) if older else self.peak
 
+    def of_files(self) -> Level:
+        """The same buckets, with open files in place of memory."""
+        level = Level()
+        level.ats, level.works, level.lows = self.ats, self.works, self.files
+        level.peak, level.least = self.files_peak, min(self.files)
+        return level
+
 
 class Series:
     """One number's history. `width`: seconds of the finest bucket (at least one sample each)."""
 
-    __slots__ = ("at", "closes", "depth", "levels", "low", "width", "work")
+    __slots__ = ("at", "closes", "files", "levels", "low", "more", "rise", "width", "work")
 
-    def __init__(self, width: float, depth: int = LEVELS) -> None:
+    def __init__(self, width: float) -> None:
         self.width = width
-        self.depth = depth
         self.levels: list[Level] = []
         self.closes = float("-inf")  # the first sample from here on closes the open bucket
         self.at = 0.0
         self.low = 0.0
         self.work = 0.0
+        self.files = 0.0
+        # Of the levels that got a bucket last, the most: above the lowest that is kept, and files
+        # above those of the first.
+        self.rise = 0.0
+        self.more = 0.0
 
-    def append(self, at: float, value: float, work: float = 0.0) -> int:
+    def append(self, at: float, value: float, work: float = 0.0, files: float = 0.0) -> int:
         """Add a sample; how many levels got a new closed bucket by it (mostly 0)."""
         if at < self.closes:
             if value < self.low:
                 self.low = value
             return 0
-        return self.turn(at, value, work)
+        return self.turn(at, value, work, files)
 
-    def turn(self, at: float, value: float, work: float) -> int:
+    def turn(self, at: float, value: float, work: float, files: float = 0.0) -> int:
         """Close the open bucket and open one with this sample."""
         began = self.closes != float("-inf")
-        closed = self._keep(self.at, self.low, self.work) if began else 0
-        self.at, self.low, self.work = at, value, work
+        closed = self._keep(self.at, self.low, self.work, self.files) if began else 0
+        self.at, self.low, self.work, self.files = at, value, work, files
         self.closes = at + EARLY * self.width
         return closed
 
-    def _keep(self, at: float, low: float, work: float) -> int:
-        for index in range(self.depth):
-            if index == len(self.levels):
-                self.levels.append(Level())
-            level = self.levels[index]
-            level.keep(at, low, work)
-            bucket = level.gather(at, low, work)
-            if bucket is None:
+    def _keep(self, at: float, low: float, work: float, files: float) -> int:
+        levels = self.levels
+        self.rise = self.more = 0.0
+        for index in range(LEVELS):
+            if index == len(levels):
+                levels.append(Level())
+            level = levels[index]
+            level.keep(at, low, work, files)
+            if low - level.least > self.rise:
+                self.rise = low - level.least
+            if files - level.files[0] > self.more:
+                self.more = files - level.files[0]
+            if level.gathered < FACTOR:
                 return index + 1
-            at, low, work = bucket
-        return self.depth
+            at, low, work, files = level.merged()
+        return LEVELS
+
+    def of_files(self) -> Series:
+        """The same history, of open files in place of memory."""
+        series = Series(self.width)
+        series.at, series.levels = self.at, [level.of_files() for level in self.levels]
+        return series
 
     def points(self) -> list[tuple[float, float]]:
         """(when, lowest) of all that is kept, oldest first: coarse long ago, fine lately."""
@@ -112,27 +144,29 @@ class Series:
         """All of it, as JSON-able values; `load` restores it exactly."""
         return [
             self.width,
-            self.depth,
             None if self.closes == float("-inf") else self.closes,
-            self.at,
-            self.low,
-            self.work,
-            [[list(v.ats), list(v.lows), list(v.works), v.peak, v.group] for v in self.levels],
+            [self.at, self.low, self.work, self.files, self.rise, self.more],
+            [
+                [
+                    *[list(column) for column in (v.ats, v.lows, v.works, v.files)],
+                    v.peak,
+                    v.files_peak,
+                    v.gathered,
+                ]
+                for v in self.levels
+            ],
         ]
 
     @classmethod
     def load(cls, dumped: list[Any]) -> Series:
-        width, depth, closes, at, low, work, levels = dumped
-        series = cls(width, depth)
+        width, closes, bucket, levels = dumped
+        series = cls(width)
         series.closes = float("-inf") if closes is None else closes
-        series.at, series.low, series.work = at, low, work
-        for ats, lows, works, peak, group in levels:
+        series.at, series.low, series.work, series.files, series.rise, series.more = bucket
+        for *columns, peak, files_peak, gathered in levels:
             level = Level()
-            level.ats, level.lows, level.works = (
-                array("d", ats),
-                array("d", lows),
-                array("d", works),
-            )
-            level.peak, level.group = peak, list(group)
+            level.ats, level.lows, level.works, level.files = (array("d", c) for c in columns)
+            level.least = min(level.lows)
+            level.peak, level.files_peak, level.gathered = peak, files_peak, gathered
             series.levels.append(level)
         return series
