@@ -1,10 +1,10 @@
 """Published and shipped ways to find a leak, written anew from their descriptions.
 
 Each is a judge as detect.py asks for one: made from a recording's header, fed with ticks, it
-answers with the workers it would act on (telling and acting are one to them). Where a method
-has constants, they are those it was published or shipped with, unless TUNED says otherwise;
-those were chosen on tuning seeds. All are given the same limit as ours, and none of them the
-truth. Sizes are MB, times seconds.
+answers with the workers it would act on (telling and acting are one to all but our own first
+trial). Where a method has constants, they are those it was published or shipped with, unless
+TUNED says otherwise; those were chosen on tuning seeds. All are given the same limit as ours,
+and none of them the truth. Sizes are MB, times seconds.
 
 Not here: methods that need the heap, the kernel or training on labelled histories.
 """
@@ -14,17 +14,18 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from living import Tick
 from parts import HOUR, MB, MINUTE
 
+from supervisor_memwatch.growth import mann_kendall
 from supervisor_memwatch.model import Worker, WorkerId
 
 
@@ -34,7 +35,13 @@ class Alarm:
     kind, told, act, confidence, why = "leak", True, True, None, ""
 
 
-ALARM = (Alarm(),)
+class Word(Alarm):
+    """A leak that is told, and not acted on (yet)."""
+
+    act = False
+
+
+ALARM, WORD = (Alarm(),), (Word(),)
 
 
 class Budget:
@@ -73,7 +80,7 @@ class Baseline:
             if state is None:
                 state = kept[worker.id] = self.begin(worker, tick.t)
             if self.look(state, worker, tick.t):
-                answer[worker.id] = ALARM
+                answer[worker.id] = self.say(state)
         if len(kept) > 4 * len(tick.workers) + 8:
             present = {worker.id for worker in tick.workers}
             for gone in [id for id in kept if id not in present]:
@@ -87,6 +94,10 @@ class Baseline:
 
     def look(self, state: Any, worker: Worker, now: float) -> bool:
         raise NotImplementedError
+
+    def say(self, state: Any) -> tuple[Alarm, ...]:
+        """What is said of a worker that `look` found to leak."""
+        return ALARM
 
 
 class Memmon(Baseline):
@@ -412,7 +423,165 @@ class EveryThird(Baseline):
         )
 
 
+class Bucket(NamedTuple):
+    at: float  # seconds, when it began
+    low: float  # MB
+    work: float  # done by then, requests or CPU seconds
+
+
+def merged(buckets: list[Bucket]) -> Bucket:
+    return Bucket(buckets[0].at, min(bucket.low for bucket in buckets), buckets[0].work)
+
+
+def keeps_on(buckets: Sequence[Bucket], least: float = 0.6) -> bool:
+    """Whether the late third grew nearly as much as the early one, by time and by work."""
+    third = (len(buckets) - 1) // 3
+    if third < 1:
+        return True
+    first, early, late, last = buckets[0], buckets[third], buckets[-1 - third], buckets[-1]
+    before, now = early.low - first.low, last.low - late.low
+    worked, works = early.work - first.work, last.work - late.work
+    by_work = worked <= 0 or works <= 0 or now / works >= least * before / worked
+    return now >= least * before and by_work
+
+
+class Rung:
+    """The last 20 buckets of one width, and what was found in them."""
+
+    kept = 20
+
+    def __init__(self) -> None:
+        self.buckets: list[Bucket] = []
+        self.gathered: list[Bucket] = []  # four make one of the next rung
+        self.left_behind = float("-inf")  # the highest minimum that is no longer kept
+        self.strikes = self.quiet = 0
+        self.told = self.near = False
+
+    def add(self, bucket: Bucket) -> Bucket | None:
+        """Keep a bucket; the next rung's, if this one completes it."""
+        self.buckets.append(bucket)
+        if len(self.buckets) > self.kept:
+            self.left_behind = max(self.left_behind, self.buckets.pop(0).low)
+        self.gathered.append(bucket)
+        if len(self.gathered) < 4:
+            return None
+        wide, self.gathered = merged(self.gathered), []
+        return wide
+
+
+class Ladder:
+    """What the first trial keeps of a worker."""
+
+    def __init__(self, worker: Worker, now: float) -> None:
+        self.at, self.clock = now, 0.0  # the last look; seconds since the first, never backwards
+        self.uss, self.first = 0, worker  # how much USS has grown since the first look
+        self.readings = 0  # in the open bucket
+        self.open = Bucket(0.0, 0.0, 0.0)
+        self.rungs = [Rung() for _ in range(5)]
+        self.life: list[Bucket] = []  # at most 48, of `every` of the finest each
+        self.gathered: list[Bucket] = []
+        self.every = 1
+        self.base: tuple[float, float] | None = None  # after warm-up: the signal, and all it holds
+        self.told = self.act = False
+
+    def signal(self, worker: Worker) -> float:
+        """Anonymous memory and swap, MB; else the smaller of the growths of USS and RSS."""
+        swap = worker.swap or 0
+        if worker.anon is not None:
+            return (worker.anon + swap) / MB
+        if worker.shared is not None:
+            return (worker.rss - worker.shared + swap) / MB
+        if self.first.uss is None:
+            return (worker.rss + swap) / MB
+        if worker.uss is not None:
+            self.uss = worker.uss - self.first.uss
+        return (min(worker.rss, self.first.rss + self.uss) + swap) / MB
+
+    def remember(self, bucket: Bucket) -> None:
+        self.gathered.append(bucket)
+        if len(self.gathered) == self.every:
+            self.life.append(merged(self.gathered))
+            self.gathered = []
+        if len(self.life) == 48:
+            self.life = [merged(self.life[i : i + 2]) for i in range(0, 48, 2)]
+            self.every *= 2
+
+
+class FirstTrial(Baseline):
+    """Our own first trial: the lower envelope of anonymous memory on five time scales, each with
+    a test for a trend that is no step, is new territory and does not saturate. Told after some
+    strikes; acted on once a quarter of the room is eaten or the limit is near. Its comparison of
+    siblings and what it learned from recycling are left out. TUNED: `fewest` and `strikes`."""
+
+    def __init__(self, header: dict[str, Any], fewest: int = 10, strikes: int = 3) -> None:
+        super().__init__(header)
+        self.fewest, self.strikes = fewest, strikes
+
+    def begin(self, worker: Worker, now: float) -> Ladder:
+        return Ladder(worker, now)
+
+    def say(self, state: Ladder) -> tuple[Alarm, ...]:
+        return ALARM if state.act else WORD
+
+    def look(self, state: Ladder, worker: Worker, now: float) -> bool:
+        passed, state.at = now - state.at, now
+        state.clock += passed if 0 < passed < HOUR else 0.0
+        if (state.clock if worker.age is None else worker.age) < 2 * MINUTE:
+            return False
+        value = state.signal(worker)
+        if state.readings >= 2 and state.clock - state.open.at >= 0.9 * 30:  # ticks jitter
+            self.close(state, worker)
+            state.readings = 0
+        if state.readings == 0:
+            work = worker.cpu if worker.requests is None else worker.requests
+            state.open = Bucket(state.clock, value, work or 0.0)
+        elif value < state.open.low:
+            state.open = state.open._replace(low=value)
+        state.readings += 1
+        return state.told
+
+    def close(self, state: Ladder, worker: Worker) -> None:
+        bucket: Bucket | None = state.open
+        if state.base is None:
+            held = worker.rss if worker.uss is None else worker.uss
+            state.base = (state.open.low, (held + (worker.swap or 0)) / MB)
+        room = float("inf") if self.ceiling is None else self.ceiling - state.base[1]
+        grown = state.open.low - state.base[0]
+        state.remember(state.open)
+        for rung in state.rungs:
+            if bucket is not None:
+                bucket = rung.add(bucket)
+                self.judge(rung, state.life, room - grown)
+        state.told = any(rung.told for rung in state.rungs)
+        near = any(rung.told and rung.near for rung in state.rungs)
+        state.act = state.told and (grown >= 0.25 * room or near)
+
+    def judge(self, rung: Rung, life: list[Bucket], left: float) -> None:
+        """Strikes up and down; at once if the limit is nearer than 1.5 windows."""
+        if self.grows(rung) and keeps_on(life):
+            rung.near = left < 1.5 * (rung.buckets[-1].low - rung.buckets[0].low)
+            rung.strikes = self.strikes if rung.near else min(rung.strikes + 1, self.strikes)
+            rung.quiet = 0
+            rung.told = rung.told or rung.strikes == self.strikes
+        else:
+            rung.near = False
+            rung.strikes = max(rung.strikes - 1, 0)
+            rung.quiet += 1
+            rung.told = rung.told and rung.quiet < rung.kept
+
+    def grows(self, rung: Rung) -> bool:
+        buckets = rung.buckets
+        grown = buckets[-1].low - max(buckets[0].low, rung.left_behind)
+        if grown <= 0 or len(buckets) < self.fewest:
+            return False
+        lows = [bucket.low for bucket in buckets]
+        if grown - max(b - a for a, b in pairwise(lows)) < 0.5 * grown:
+            return False
+        return keeps_on(buckets) and mann_kendall(lows) >= 3.2
+
+
 TABLE: dict[str, Callable[[dict[str, Any]], Baseline]] = {
+    "our own first trial": FirstTrial,
     "memmon, 0.8 of each program's limit": lambda header: MemmonOracle(header, 0.8),
     "memmon, 0.7 of each program's limit": lambda header: MemmonOracle(header, 0.7),
     "memmon, one fixed limit": Memmon,

@@ -33,7 +33,6 @@ from .model import (
 from .options import Options
 from .past import RUSH, SIGNALS, Life, Opinion, Past, Standing, Subject
 from .series import KEPT as KEPT_BUCKETS
-from .series import Series
 from .units import HOUR, MB, MINUTE
 
 __all__ = ["DETECTORS", "Growing", "Past", "Trend", "examine", "growing", "headroom"]
@@ -1033,9 +1032,7 @@ def examine(options: Options, snapshot: Snapshot, past: Past) -> dict[Subject, t
             since, o = s.since - past.shift, s.opinion
             said = s.said
             if said is None or said.since != since or said.told != s.told or said.act != s.act:
-                said = Verdict(
-                    kind, since, o.measured, o.bound, o.confidence, o.why, s.told, s.act
-                )
+                said = Verdict(kind, since, o.measured, o.bound, o.confidence, o.why, s.told, s.act)
                 s.said = said
             verdicts[subject] = (*verdicts.get(subject, ()), said)
     for worker in snapshot.workers if past.young else ():

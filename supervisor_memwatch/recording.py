@@ -217,7 +217,7 @@ def _seconds(holder: dict[str, Any], name: str) -> float | None:
 
 def _size(holder: dict[str, Any], name: str) -> int | None:
     value = holder.get(name)
-    if value is None or type(value) is int and 0 <= value < LARGEST:  # nearly always
+    if value is None or (type(value) is int and 0 <= value < LARGEST):  # nearly always
         return value
     number = _number(holder, name, LARGEST)
     return None if number is None else int(number)
