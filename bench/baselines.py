@@ -436,8 +436,6 @@ def merged(buckets: list[Bucket]) -> Bucket:
 def keeps_on(buckets: Sequence[Bucket], least: float = 0.6) -> bool:
     """Whether the late third grew nearly as much as the early one, by time and by work."""
     third = (len(buckets) - 1) // 3
-    if third < 1:
-        return True
     first, early, late, last = buckets[0], buckets[third], buckets[-1 - third], buckets[-1]
     before, now = early.low - first.low, last.low - late.low
     worked, works = early.work - first.work, last.work - late.work
@@ -558,16 +556,12 @@ class FirstTrial(Baseline):
 
     def judge(self, rung: Rung, life: list[Bucket], left: float) -> None:
         """Strikes up and down; at once if the limit is nearer than 1.5 windows."""
-        if self.grows(rung) and keeps_on(life):
-            rung.near = left < 1.5 * (rung.buckets[-1].low - rung.buckets[0].low)
-            rung.strikes = self.strikes if rung.near else min(rung.strikes + 1, self.strikes)
-            rung.quiet = 0
-            rung.told = rung.told or rung.strikes == self.strikes
-        else:
-            rung.near = False
-            rung.strikes = max(rung.strikes - 1, 0)
-            rung.quiet += 1
-            rung.told = rung.told and rung.quiet < rung.kept
+        found = self.grows(rung) and keeps_on(life)
+        rung.near = found and left < 1.5 * (rung.buckets[-1].low - rung.buckets[0].low)
+        strikes = rung.strikes + (1 if found else -1)
+        rung.strikes = self.strikes if rung.near else min(max(strikes, 0), self.strikes)
+        rung.quiet = 0 if found else rung.quiet + 1
+        rung.told = rung.strikes == self.strikes or (rung.told and rung.quiet < rung.kept)
 
     def grows(self, rung: Rung) -> bool:
         buckets = rung.buckets
@@ -575,9 +569,8 @@ class FirstTrial(Baseline):
         if grown <= 0 or len(buckets) < self.fewest:
             return False
         lows = [bucket.low for bucket in buckets]
-        if grown - max(b - a for a, b in pairwise(lows)) < 0.5 * grown:
-            return False
-        return keeps_on(buckets) and mann_kendall(lows) >= 3.2
+        largest = max(b - a for a, b in pairwise(lows))
+        return grown - largest >= 0.5 * grown and keeps_on(buckets) and mann_kendall(lows) >= 3.2
 
 
 TABLE: dict[str, Callable[[dict[str, Any]], Baseline]] = {

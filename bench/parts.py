@@ -20,6 +20,8 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 class Load:
     """Requests per second that an average worker gets, over time."""
 
+    BURST = 8.0  # times the usual, at most
+
     def __init__(self, rate: float, shape: str, length: float, rng: Random) -> None:
         self.peak = rate
         self.shape = shape
@@ -35,7 +37,7 @@ class Load:
             while at < length:
                 at += rng.expovariate(1.0) * length / rng.uniform(4, 20)
                 lasts = min(rng.uniform(1, 30) * MINUTE, length / 8)
-                self.bursts.append((at, at + lasts, rng.uniform(2, 8)))
+                self.bursts.append((at, at + lasts, rng.uniform(2, self.BURST)))
                 at += lasts
         self.next = 0
         steps = 400

@@ -180,12 +180,14 @@ def lru_linear_quick(rng: Random) -> Traits:
 def expiring_cache(rng: Random) -> Traits:
     """Entries live for a while: the cache follows the load."""
     share, ttl = rng.uniform(0.03, 0.3), lognormal(rng, 60, 1800)
+    shape = rng.choice(("flat", "diurnal", "bursts"))
+    highest = Load.BURST if shape == "bursts" else 1.0  # else a burst would fill all the room
 
     def parts(m: Making) -> list[Part]:
-        each = share * m.program.room / max(m.program.rate * m.weight * ttl, 1.0)
+        each = share * m.program.room / max(m.program.rate * highest * m.weight * ttl, 1.0)
         return [Expiring(each, ttl)]
 
-    return Traits(parts, shape=rng.choice(("flat", "diurnal", "bursts")))
+    return Traits(parts, shape=shape)
 
 
 @behaviour(HEALTHY)

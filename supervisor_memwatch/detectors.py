@@ -641,10 +641,10 @@ class Leak:
         and the more it slows down, the more."""
         if learned.state == LEAKS:
             return self.share
-        slows = growth.slows(life.series, stretch.start)
+        slows, surely = growth.slows(life.series, stretch.start)
         if slows < self.ending:
             return self.ending_share
-        if slows < growth.BENDING:
+        if slows < growth.BENDING or surely:
             return max(self.flat_share, learned.share)
         young = max(0.0, 1 - span / HOUR)
         return max(self.share + (self.young_share - self.share) * young, learned.share)

@@ -20,7 +20,8 @@ WINDOWS = (KEPT // 2, 14, KEPT)  # in buckets, on every level
 # largest over the smallest.
 BRISK = ((7, 6.0), (5, 1.35))
 SHORT = 6  # buckets that must do where the limit is near
-RISING = 4  # samples that must do where it is next to nothing
+RISING = 4  # samples that must do where it is next to nothing,
+LUMPY = 9  # and steps from one to the next where they are uneven
 STEPS = 7  # that growth is made of, before anything is done about it
 RUSHED = 3  # buckets by which what they showed is followed
 FLAT = 5  # buckets that make growth a thing of the past
@@ -134,7 +135,8 @@ def brisk(series: Series, above: float = 0.0) -> Growth | None:
 
 
 def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
-    """Growth too fast for buckets: samples (when, bytes) that rise one after the other.
+    """Growth too fast for buckets: samples (when, bytes) that rise one after the other, or, where a
+    few large requests bring it, in many steps and in every third.
 
     An import or a big request rises in a step or two.
     """
@@ -143,12 +145,26 @@ def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
     steps = [b[1] - a[1] for a, b in pairwise(samples)]
     (start, first), (end, last) = samples[0], samples[-1]
     grown, span = last - first, end - start
-    if span <= 0 or grown <= 0 or steps[-1] <= 0:
+    if span <= 0 or grown <= 0:
         return None
-    usual = sorted(steps)[len(steps) // 2]
-    if usual <= 0 or max(steps) > 2.5 * usual or sum(s <= 0 for s in steps) > 0.2 * len(steps):
+    if not _rises_steadily(steps) and not _rises_by_and_by(steps, grown):
         return None
     return Growth(0, RUSHED, start, span, first, last, grown, grown / span, None)
+
+
+def _rises_steadily(steps: Sequence[float]) -> bool:
+    usual = sorted(steps)[len(steps) // 2]
+    if steps[-1] <= 0 or usual <= 0 or max(steps) > 2.5 * usual:
+        return False
+    return sum(step <= 0 for step in steps) <= 0.2 * len(steps)
+
+
+def _rises_by_and_by(steps: Sequence[float], grown: float) -> bool:
+    if len(steps) < LUMPY or effective(steps) < STEPS:
+        return False
+    third = len(steps) // 3
+    thirds = sum(steps[:third]), sum(steps[third:-third]), sum(steps[-third:])
+    return min(thirds) >= 0.2 * grown and sum(step for step in steps if step < 0) > -0.1 * grown
 
 
 class Calm(NamedTuple):
@@ -301,17 +317,19 @@ def pace(series: Series, stretch: Stretch) -> float:
     return (level.lows[-1] - level.lows[-count]) / span if span > 0 else 0.0
 
 
-def slows(series: Series, start: float) -> float:
-    """The pace of the latest third of all the growth since `start`, over that of its first; 1 where
-    that cannot be told. A cache that fills slows down."""
-    ratio = 1.0
+def slows(series: Series, start: float) -> tuple[float, bool]:
+    """The pace of the latest third of all the growth since `start`, over that of its first (1 where
+    that cannot be told), and whether that is more than chance. A cache that fills slows down."""
+    ratio, sure = 1.0, False
     for level in series.levels:
         count = _since(level, start)
         if count >= SHORT:
             ratio = _ratio(level, count) or 1.0
+            steps = [b - a for a, b in pairwise(level.lows[-count:])]
+            sure = ratio < STRAIGHT and _is_bent(level, count, ratio, _noise(steps))
         if level.ats[0] <= start:
             break  # coarser ones see no further back
-    return ratio
+    return ratio, sure
 
 
 def _since(level: Level, start: float) -> int:
@@ -327,15 +345,19 @@ def in_many_steps(series: Series, start: float) -> bool:
     """
     for level in series.levels:
         count = _since(level, start)
-        if count >= STEPS and _effective(level.lows[-count:]) >= min(STEPS, 0.8 * (count - 1)):
+        if count < STEPS:
+            continue
+        steps = [b - a for a, b in pairwise(level.lows[-count:])]
+        if effective(steps) >= min(STEPS, 0.8 * (count - 1)):
             return True
     return False
 
 
-def _effective(points: Sequence[float]) -> float:
-    steps = [max(b - a, 0.0) for a, b in pairwise(points)]
-    squares = sum(step * step for step in steps)
-    return float(sum(steps) ** 2 / squares) if squares > 0 else 0.0
+def effective(steps: Sequence[float]) -> float:
+    """The effective number of those that rise."""
+    rising = [step for step in steps if step > 0]
+    squares = sum(step * step for step in rising)
+    return float(sum(rising) ** 2 / squares) if squares > 0 else 0.0
 
 
 def mann_kendall(points: Sequence[float]) -> float:

@@ -253,6 +253,39 @@ def test_a_leak_is_found_by_those_who_look_for_one() -> None:
         assert told(run(program, baselines.TABLE[name](program.header())))[0].hits > 0, name
 
 
+def test_the_first_trial_tells_before_it_acts() -> None:
+    """Of a leak early, and acts once a share of the room is eaten; without a limit, never."""
+    program = synthetic.draw("4 4", "leak_steady")
+    header = program.header()
+    found = [r for r in run(program, baselines.FirstTrial(header)).records if r.act_at is not None]
+    assert found
+    assert all(r.told_at is not None and r.told_at <= (r.act_at or 0.0) for r in found)
+    assert any(r.told_at != r.act_at for r in found)
+    header["program"].update(limit=None, total_limit=None, available=None)
+    unlimited = run(program, baselines.FirstTrial(header)).records
+    assert any(r.told_at is not None for r in unlimited)
+    assert all(r.act_at is None for r in unlimited)
+
+
+@pytest.mark.parametrize(
+    ("levels", "grows"),
+    [
+        ([float(i) for i in range(20)], True),
+        ([20.0 * (1 - 0.8**i) for i in range(20)], False),  # saturates
+        ([0.1 * i + 50.0 * (i > 9) for i in range(20)], False),  # one step
+        ([5.0] * 20, False),
+    ],
+)
+def test_the_first_trial_knows_growth_that_lasts(levels: list[float], grows: bool) -> None:
+    """From saturation, a step and standing still."""
+    trial, rung = baselines.FirstTrial(synthetic.draw("4 4", "plain").header()), baselines.Rung()
+    for at, level in enumerate(levels):
+        rung.add(baselines.Bucket(30.0 * at, level, 0.0))
+    assert trial.grows(rung) is grows
+    rung.left_behind = max(levels)
+    assert not trial.grows(rung)  # no new territory
+
+
 def test_one_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     """With the date, the command, and whether the seeds are the tuning ones."""
     kinds = ["--kind", "leak_fast", "--kind", "one_job", "--kind", "leak_of_files"]
