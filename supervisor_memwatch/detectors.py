@@ -338,6 +338,7 @@ class Scene(NamedTuple):
     past: Past
     closed: list[tuple[Worker, Life]]  # whose series got a closed bucket by this snapshot
     rushing: list[tuple[Worker, Life]]  # whose samples rise far above their last bucket
+    coarse: bool  # whether a coarser scale than the finest has news
 
     def before(self, subject: Subject, kind: str) -> Standing | None:
         return self.past.standing.get((subject, kind))
@@ -641,10 +642,10 @@ class Leak:
         and the more it slows down, the more."""
         if learned.state == LEAKS:
             return self.share
-        slows, surely = growth.slows(life.series, stretch.start)
+        slows = growth.slows(life.series, stretch.start)
         if slows < self.ending:
             return self.ending_share
-        if slows < growth.BENDING or surely:
+        if slows < growth.BENDING:
             return max(self.flat_share, learned.share)
         young = max(0.0, 1 - span / HOUR)
         return max(self.share + (self.young_share - self.share) * young, learned.share)
@@ -669,6 +670,8 @@ class MasterGrowth:
             return {}
         for worker, life in scene.closed:
             if worker.id == master.id:
+                if life.series.rise < growth.RISE and not scene.before(master.id, self.kind):
+                    return {}
                 whole = scene.options.total_limit
                 ceiling = whole.of(scene.snapshot.available) if whole else None
                 if ceiling is not None:
@@ -819,9 +822,11 @@ class Calm:
     step: float = 0.7  # of the growth, in one bucket
 
     def examine(self, scene: Scene) -> Findings:
-        findings: Findings = {}
         standing = scene.past.standing
         stood = {subject for subject, kind in standing if kind == self.kind}
+        if not stood and not scene.coarse:
+            return {}
+        findings: Findings = {}
         for worker, life in scene.closed:
             if worker.id in stood:
                 if self.is_over(life, standing[worker.id, self.kind].opinion):
@@ -940,7 +945,8 @@ def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
     if not closed and not rushing:
         detectors = () if _is_within_limits(options, snapshot, past) else AT_EVERY_LOOK
     if detectors:
-        scene = Scene(options, snapshot, past, closed, rushing)
+        coarse = any(life.closed > 1 for _, life in closed)
+        scene = Scene(options, snapshot, past, closed, rushing, coarse)
         for detector in detectors:
             findings = detector.examine(scene)
             if findings:

@@ -317,19 +317,17 @@ def pace(series: Series, stretch: Stretch) -> float:
     return (level.lows[-1] - level.lows[-count]) / span if span > 0 else 0.0
 
 
-def slows(series: Series, start: float) -> tuple[float, bool]:
-    """The pace of the latest third of all the growth since `start`, over that of its first (1 where
-    that cannot be told), and whether that is more than chance. A cache that fills slows down."""
-    ratio, sure = 1.0, False
+def slows(series: Series, start: float) -> float:
+    """The pace of the latest third of all the growth since `start`, over that of its first; 1 where
+    that cannot be told. A cache that fills slows down."""
+    ratio = 1.0
     for level in series.levels:
         count = _since(level, start)
         if count >= SHORT:
             ratio = _ratio(level, count) or 1.0
-            steps = [b - a for a, b in pairwise(level.lows[-count:])]
-            sure = ratio < STRAIGHT and _is_bent(level, count, ratio, _noise(steps))
         if level.ats[0] <= start:
             break  # coarser ones see no further back
-    return ratio, sure
+    return ratio
 
 
 def _since(level: Level, start: float) -> int:
