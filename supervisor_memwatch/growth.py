@@ -319,12 +319,16 @@ def pace(series: Series, stretch: Stretch) -> float:
 
 def slows(series: Series, start: float) -> float:
     """The pace of the latest third of all the growth since `start`, over that of its first; 1 where
-    that cannot be told. A cache that fills slows down."""
+    that cannot be told. A cache that fills slows down.
+
+    Per work done, where known: under a load that rises, a cache grows as fast as before.
+    """
     ratio = 1.0
     for level in series.levels:
         count = _since(level, start)
         if count >= SHORT:
-            ratio = _ratio(level, count) or 1.0
+            time, work = _ratios(level, count)
+            ratio = work or time or 1.0
         if level.ats[0] <= start:
             break  # coarser ones see no further back
     return ratio
