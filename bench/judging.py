@@ -395,6 +395,7 @@ class Recording(NamedTuple):
     since: dict[int, float]
     filling: tuple[int, ...] = ()
     leaked: Mapping[int, float] = {}  # MB in the end, by the application's own account
+    files: bool = False  # its open files leak
 
 
 def recordings(directory: Path) -> list[Recording]:
@@ -408,7 +409,9 @@ def recordings(directory: Path) -> list[Recording]:
         filling = tuple(label.get("filling") or ())
         lives = label.get("lives") or {}
         leaked = {int(pid): life.get("leaked_mb") or 0.0 for pid, life in lives.items()}
-        found.append(Recording(name, lines, label["truth"], guilty, since, filling, leaked))
+        files = (label.get("scenario") or {}).get("behaviour") == "files"
+        truth = label["truth"]
+        found.append(Recording(name, lines, truth, guilty, since, filling, leaked, files))
     return found
 
 
@@ -470,6 +473,7 @@ def run_recording(recording: Recording, make: Callable[[dict[str, Any]], Judge])
     label = TRUTHS.get(recording.truth, LEAKS)
     interval = float(header["program"].get("interval") or 5.0)
     result = Result(recording.name, recording.name, label, interval)
+    result.free = ("fd_growth",) if recording.files else ()
     records: dict[WorkerId, Record] = {}
     levels: dict[WorkerId, float] = {}
     before = None

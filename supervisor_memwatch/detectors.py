@@ -714,7 +714,11 @@ class FdGrowth:
             found = growth.grows(fds, index, KEPT_BUCKETS, self.unit) or found
         if found is not None:
             stretch = _stretch(found, old)
-        elif before is not None and before.told and old is not None and growth.still(fds, old):
+        elif before is None or not before.told or old is None:
+            return None
+        elif old.level >= len(fds.levels) or len(fds.levels[old.level].lows) < old.buckets:
+            return before.opinion  # the history began anew: nobody knows how it goes on
+        elif growth.still(fds, old):
             stretch = old
         else:
             return None

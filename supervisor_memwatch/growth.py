@@ -160,7 +160,7 @@ def _rises_steadily(steps: Sequence[float]) -> bool:
 
 
 def _rises_by_and_by(steps: Sequence[float], grown: float) -> bool:
-    if len(steps) < LUMPY or effective(steps) < STEPS:
+    if len(steps) < LUMPY or max(steps[-3:]) <= 0 or effective(steps) < STEPS:
         return False
     third = len(steps) // 3
     thirds = sum(steps[:third]), sum(steps[third:-third]), sum(steps[-third:])

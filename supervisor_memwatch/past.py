@@ -15,7 +15,7 @@ from .growth import Stretch
 from .learning import Learned
 from .model import LEAK, Snapshot, Verdict, Worker, WorkerId
 from .options import Options
-from .series import Series
+from .series import UNKNOWN, Series
 
 # What growth is judged on, best first. A life that cannot have one begins anew with the next.
 ANON, PRIVATE, BOTH = range(3)
@@ -52,7 +52,8 @@ class Standing:
     opinion: Opinion
     told: bool = False
     act: bool = False
-    said: Verdict | None = None  # the verdict, until something of it changes
+    # The verdict, until something of it changes.
+    said: Verdict | None = field(default=None, compare=False, repr=False)
 
 
 class Life:
@@ -85,7 +86,7 @@ class Life:
         self.series = Series(width)
         self.second: Series | None = None  # USS, where growth must show in both USS and RSS
         self.offset = 0  # RSS beyond it at first
-        self.files = 0  # open, the last count known
+        self.files = UNKNOWN  # open ones, as last counted
         self.closed = 0  # levels of `series` that got a bucket by the last sample
         self.base: float | None = None  # what it held in its first bucket
         self.counts: bool | None = None  # its work is counted in requests; else in CPU seconds
@@ -98,6 +99,8 @@ class Life:
         """Add a sample; `closed` then says how many levels got a bucket by it."""
         if worker.swap is not None:
             self.swap = worker.swap
+        if worker.fds is not None:
+            self.files = worker.fds
         anon = worker.anon
         signal = self.signal
         if signal == ANON and anon is not None:  # the quiet tick is this and a comparison
@@ -121,8 +124,6 @@ class Life:
             return
         work = self.work(worker)
         series.width = width  # the pace of ticks is known from the second one on
-        if worker.fds is not None:
-            self.files = worker.fds
         self.closed = series.turn(now, value, work, self.files)
         if self.base is None and self.closed:
             self.base = series.levels[0].lows[0]
@@ -322,10 +323,10 @@ class Past:
 
     @classmethod
     def load(cls, dumped: dict[str, Any]) -> Past:
-        """What `dump` gave. Raises ValueError for the dump of another version."""
-        if dumped.get("version") != VERSION:
-            raise ValueError(f"a past of version {dumped.get('version')}; this one reads {VERSION}")
+        """What `dump` gave; of another version's nothing is kept, and all begins anew."""
         past = cls()
+        if dumped.get("version") != VERSION:
+            return past
         past.now, past.shift, past.interval, past.started, *usual = dumped["clock"]
         past.usual = usual[0] if usual else past.interval
         if dumped["compared"] is not None:

@@ -14,6 +14,7 @@ from typing import Any
 LEVELS = 5
 KEPT = 20  # buckets per level
 FACTOR = 4  # buckets of one level in a bucket of the next
+UNKNOWN = -1.0  # in place of a count of open files that nobody has read yet
 EARLY = 0.9  # of a bucket's width: ticks jitter, a bucket must not wait for the tick after
 
 
@@ -66,10 +67,12 @@ class Level:
         return max(self.peak, max(older)) if older else self.peak
 
     def of_files(self) -> Level:
-        """The same buckets, with open files in place of memory."""
+        """The same buckets, with open files in place of memory, from where they are known on."""
         level = Level()
-        level.ats, level.works, level.lows = self.ats, self.works, self.files
-        level.peak, level.least = self.files_peak, min(self.files)
+        unknown = self.files.count(UNKNOWN)  # the first ones
+        level.ats, level.works = self.ats[unknown:], self.works[unknown:]
+        level.lows = self.files[unknown:]
+        level.peak, level.least = self.files_peak, min(level.lows, default=0.0)
         return level
 
 
@@ -85,13 +88,13 @@ class Series:
         self.at = 0.0
         self.low = 0.0
         self.work = 0.0
-        self.files = 0.0
+        self.files = UNKNOWN
         # Of the levels that got a bucket last, the most: above the lowest that is kept, and files
         # above those of the first.
         self.rise = 0.0
         self.more = 0.0
 
-    def append(self, at: float, value: float, work: float = 0.0, files: float = 0.0) -> int:
+    def append(self, at: float, value: float, work: float = 0.0, files: float = UNKNOWN) -> int:
         """Add a sample; how many levels got a new closed bucket by it (mostly 0)."""
         if at < self.closes:
             if value < self.low:
@@ -99,7 +102,7 @@ class Series:
             return 0
         return self.turn(at, value, work, files)
 
-    def turn(self, at: float, value: float, work: float, files: float = 0.0) -> int:
+    def turn(self, at: float, value: float, work: float, files: float = UNKNOWN) -> int:
         """Close the open bucket and open one with this sample."""
         began = self.closes != float("-inf")
         closed = self._keep(self.at, self.low, self.work, self.files) if began else 0

@@ -26,9 +26,9 @@ from supervisor_memwatch.model import WorkerId
 # -- signals
 
 CATCHER = """
-import signal, sys, time
+import os, signal, time
 def caught(number, frame):
-    print(signal.Signals(number).name, flush=True)
+    os.write(1, f"{signal.Signals(number).name}\\n".encode())  # print() may be interrupted in itself
 for name in ("TERM", "HUP", "TTIN", "TTOU"):
     signal.signal(getattr(signal, "SIG" + name), caught)
 print("ready", flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_memwatch import advice, audit, detectors
+from supervisor_memwatch import advice, audit, detectors, growth
 from supervisor_memwatch.model import (
     IMBALANCE,
     LEAK,
@@ -203,3 +203,51 @@ def test_a_program_that_ends_while_it_is_recorded_is_not_written_again(
     path = tmp_path / "recorded"
     audit._watched([audit.Subject("web", 1)], 1.0, str(path))
     assert len(path.read_text().splitlines()) == 2
+
+
+def test_growing_files_stay_told_where_the_memory_is_measured_otherwise_from_now_on() -> None:
+    program = Program()
+    program.run(
+        2 * HOUR,
+        lambda n, at: 100,
+        fds=lambda at: 20 + at // 10,
+        anon=lambda at: 100 * MB if at < HOUR else None,
+    )
+    told = [at for at, _, kind in program.told if kind == "fd_growth"]
+    assert told[0] < HOUR and told[-1] == program.last.at
+
+
+def test_files_that_could_not_be_counted_at_first_have_not_grown_since() -> None:
+    program = Program()
+
+    def files(at: float) -> int | None:
+        if at < 150:
+            return None
+        return 12 if at < 630 else 30
+
+    program.run(HOUR, lambda n, at: 100, fds=files)
+    assert program.told == []
+
+
+def test_uneven_leaps_are_a_rush_while_they_go_on() -> None:
+    """A leak in a few large requests; an import has ended by then."""
+    leaps = [10, 0, 10, 10, 20, 0, 10, 30, 0, 20, 10, 0, 10, 20]
+    samples = [(0.0, 0.0)]
+    for leap in leaps:
+        samples.append((samples[-1][0] + 5, samples[-1][1] + leap * MB))
+    assert growth.rushes(samples) is not None
+    ended = [(samples[-1][0] + 5 * n, samples[-1][1]) for n in range(1, 4)]
+    assert growth.rushes(samples + ended) is None
+
+
+def test_growth_that_slows_down_per_work_done_is_given_more_room() -> None:
+    """Under a load that rises, a cache grows as fast as before until it is full."""
+
+    def acted_on_at(work: Callable[[float], float]) -> float:
+        program = Program(limit=500)
+        program.run(3 * HOUR, lambda n, at: 100 + at / 30, cpu=work)
+        return program.acted[0][0]
+
+    per_work = acted_on_at(lambda at: at)
+    slowing = acted_on_at(lambda at: 100.0 * 2 ** (at / 1200))
+    assert per_work < HOUR < 1.2 * HOUR < slowing
