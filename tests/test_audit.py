@@ -533,6 +533,7 @@ def test_a_worker_that_is_too_young_to_judge_says_so(
 ) -> None:
     """It is not healthy yet."""
     monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": sleeper})
+    monkeypatch.setattr(cli, "_options_of", lambda arguments, namespec: Options())
     assert "warming_up: younger than 2m" in ran("audit", "web", "--for", "0").out
 
 

@@ -27,8 +27,8 @@ from supervisor_memwatch.model import WorkerId
 
 CATCHER = """
 import os, signal, time
-def caught(number, frame):
-    os.write(1, f"{signal.Signals(number).name}\\n".encode())  # print() may be interrupted in itself
+def caught(number, frame):  # print() may have been interrupted in itself
+    os.write(1, f"{signal.Signals(number).name}\\n".encode())
 for name in ("TERM", "HUP", "TTIN", "TTOU"):
     signal.signal(getattr(signal, "SIG" + name), caught)
 print("ready", flush=True)
