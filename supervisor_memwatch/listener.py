@@ -455,7 +455,10 @@ class Listener:
                 rows.append(_sample_row(snapshot))
         rows.extend(_procedure_row(watch) for watch in begun)
         for watch, _, _ in seen:
-            rows.extend(journal.answer_update(*answer) for answer in watch.answers())
+            for answer in watch.answers():
+                rows.append(journal.answer_update(*answer))
+                if answer[1] != "accepted":  # which was said already
+                    self._reply(*answer)
         rows.append(journal.fact_row("listener", self._facts()))
         if samples:
             self._due["samples"] = at + SAMPLES_EVERY
@@ -668,8 +671,11 @@ class Listener:
         asked = " ".join(word for word in (message.command, message.target) if word)
         words = f"{asked or 'a request'} by {message.by}: {answer}: {reason}"
         self._record([Entry(at, name, "request", words, {"id": message.id})])
-        if not self.journal.durable:
-            self.log.info(f"reply {message.id} {answer}: {reason}")
+        self._reply(message.id, answer, reason)
+
+    def _reply(self, id: str, answer: str, reason: str) -> None:
+        """For those who ask and may not read the journal, or cannot."""
+        self.log.info(f"reply {id} {answer}: {reason}")
 
     def _grant(
         self,
@@ -680,7 +686,8 @@ class Listener:
     ) -> tuple[str, str]:
         """Do what was asked, or say why not: accepted, held or refused, and the reason."""
         if not watches:
-            return "refused", f"no watched program or worker {message.target!r}"
+            names = ", ".join(self.watches) or "nothing"
+            return "refused", f"no watched program or worker {message.target!r}; watched: {names}"
         if message.command in ("pause", "resume"):
             until = None
             if message.command == "pause":
@@ -688,6 +695,8 @@ class Listener:
             for watch in watches:
                 watch.paused_until = until
             self.journal.write([journal.watch_row(w.namespec, at, w.dump()) for w in watches])
+            # So that `status` and `explain` show it from now on; who is busy is looked at anyway.
+            self._look([watch for watch in watches if not watch.busy], at)
             names = ", ".join(watch.namespec for watch in watches)
             ends = f" for {units.time(message.seconds or PAUSE)}" if until else ""
             return "accepted", f"{message.command} {names}{ends}"
@@ -869,13 +878,8 @@ def _procedure_end(watch: Watch, at: float) -> Statement:
 
 
 def _sample_row(snapshot: Snapshot) -> Statement:
-    """What the curves are drawn from: the master and the workers, once a minute."""
-    everyone = [snapshot.master, *snapshot.workers] if snapshot.master else snapshot.workers
-    rows = [
-        [*worker.id, worker.rss, worker.anon, worker.pss, worker.uss, worker.swap, worker.cpu]
-        for worker in everyone
-    ]
-    return journal.sample_row(snapshot.namespec, snapshot.at, rows)
+    """What the curves are drawn from, once a minute."""
+    return journal.sample_row(snapshot.namespec, snapshot.at, report.sample(snapshot))
 
 
 def _own_rss() -> int:

@@ -1,7 +1,7 @@
 """What people ask of the listener, as it arrives through Supervisor's sendRemoteCommEvent.
 
 One line of ASCII JSON: `{"v": 1, "id": uuid4, "at", "command", "target", "for", "force",
-"by"}`. Here it is read, or refused with the reason; doing it is the listener's.
+"by"}`. Here it is written, and read or refused with the reason; doing it is the listener's.
 """
 
 from __future__ import annotations
@@ -29,6 +29,20 @@ class Message:
     force: bool = False
     by: str = "somebody"
     refused: str = ""
+
+
+def write(
+    id: str,
+    at: float,
+    command: str,
+    target: str,
+    seconds: float | None = None,
+    force: bool = False,
+    by: str = "somebody",
+) -> str:
+    """The line that `read` takes. `at`: wall clock; `seconds`: of a pause."""
+    data = {"v": 1, "id": id, "at": at, "command": command, "target": target}
+    return json.dumps({**data, "for": seconds, "force": force, "by": by})
 
 
 def read(text: str, now: float) -> Message | None:

@@ -30,6 +30,16 @@ def worker_from_json(data: Sequence[Any]) -> Worker:
     return worker._replace(id=WorkerId(*worker.id))
 
 
+def sample(snapshot: Snapshot) -> list[list[Any]]:
+    """What the curves are drawn from: of the master, if there is one, and then of each worker pid,
+    start, RSS, anonymous memory, PSS, USS, swap, CPU."""
+    everyone = [snapshot.master, *snapshot.workers] if snapshot.master else snapshot.workers
+    return [
+        [*worker.id, worker.rss, worker.anon, worker.pss, worker.uss, worker.swap, worker.cpu]
+        for worker in everyone
+    ]
+
+
 def news(data: Sequence[Any]) -> News:
     """News as the journal keeps them. Raises TypeError, ValueError or IndexError."""
     item = News(*data)
@@ -195,9 +205,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def status_text(
-    document: Mapping[str, Any], advice: Mapping[str, Sequence[str]] | None = None
+    document: Mapping[str, Any],
+    advice: Mapping[str, Sequence[str]] | None = None,
+    paused: Mapping[str, float] | None = None,
 ) -> str:
-    """`memwatch status` as people read it. `advice`: what is to be said of a program."""
+    """`memwatch status` as people read it. Of a program: `advice`, what is to be said of it;
+    `paused`, until when it is."""
     listener = document["listener"]
     out = []
     if listener is None:
@@ -210,7 +223,11 @@ def status_text(
             f"{listener['cpu_seconds']:.1f} s of CPU, {listener['events_dropped']} events dropped"
         )
     for program in document["programs"]:
-        out += ["", *_program_lines(program, (advice or {}).get(program["namespec"], ()))]
+        name = program["namespec"]
+        out += ["", *_program_lines(program, (advice or {}).get(name, ()))]
+        if paused and name in paused:
+            left = units.time(paused[name] - document["time"])
+            out.append(f"  paused for another {left}: nothing is begun; `memwatch resume` ends it")
     return "\n".join(out)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import psutil
 
 from . import __version__, report, units
 from .config import Config, named
@@ -15,14 +18,20 @@ from .journal import JournalError, Reader
 LISTENER = ("pid", "ticks", "last_tick", "rss", "cpu_seconds", "events_dropped")
 MISSED = 3.0  # ticks after which the listener is silent
 SLACK = 10.0  # seconds: Supervisor is late with ticks, and a look takes its time
+BORN = 60.0  # seconds: the clock that dates a process may differ from the listener's so much
 
 
 class Status(NamedTuple):
     """The document of `status --json`, and whether there is a listener to trust it."""
 
     document: dict[str, Any]
-    silent: bool
+    silence: str  # why there is none, in words; empty: there is one
     advice: dict[str, list[str]] = {}  # of each program that has some
+    paused: dict[str, float] = {}  # until when, of each program that is
+
+    @property
+    def silent(self) -> bool:
+        return bool(self.silence)
 
 
 def read(config: Config, names: Sequence[str] = ()) -> Status:
@@ -42,6 +51,8 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         raise JournalError(f"not watched: {listed[0]}; watched: {listed[1] or 'nothing'}")
     programs = []
     advice = {}
+    paused = {}
+    now = time.time()
     for namespec, snapshot, view in latest:
         if names and not any(named(name, namespec) for name in names):
             continue
@@ -49,6 +60,8 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         seen = json.loads(view)
         if seen.get("advice"):
             advice[namespec] = [str(text) for text in seen["advice"]]
+        if (seen.get("paused_until") or 0.0) > now:
+            paused[namespec] = float(seen["paused_until"])
         programs.append(
             report.program_json(
                 report.snapshot_from_json(json.loads(snapshot)),
@@ -57,14 +70,13 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
                 _past(saved.get(namespec)),
             )
         )
-    now = time.time()
     document = {
         "version": __version__,
         "time": now,
         "listener": _listener(told) if told else None,
         "programs": programs,
     }
-    return Status(document, _is_silent(told, now), advice)
+    return Status(document, _silence(told, now), advice, paused)
 
 
 def document(config: Config, names: Sequence[str] = ()) -> dict[str, Any]:
@@ -82,9 +94,32 @@ def _last_tick(told: Mapping[str, Any]) -> float | None:
     return last
 
 
-def _is_silent(told: Mapping[str, Any], now: float) -> bool:
+def _silence(told: Mapping[str, Any], now: float) -> str:
+    """Why what the journal says is no news any more; empty where it is."""
     last, period = _last_tick(told), told.get("period")
-    return not last or not period or now - last > MISSED * period + SLACK
+    if not last or not period:
+        return "the listener has not ticked yet"
+    if _is_gone(int(told["pid"]), last):
+        gone = f"the listener (pid {told['pid']}) is gone"
+        return f"{gone}, and no other has ticked since: this is the last it saw"
+    if now - last > MISSED * period + SLACK:
+        return f"the listener is silent since {units.time(now - last)}"
+    return ""
+
+
+def _is_gone(pid: int, seen: float) -> bool:
+    """Whether there is no such process, or one that is younger than what the listener last saw."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass  # it is there, and somebody else's
+    except (ProcessLookupError, OverflowError):
+        return True
+    try:
+        born = psutil.Process(pid).create_time()
+    except psutil.Error:
+        return False  # hidden from us
+    return born > seen + BORN
 
 
 def _past(state: str | None) -> Past | None:

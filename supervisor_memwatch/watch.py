@@ -733,8 +733,12 @@ class Watch:
             entries.append(self._entry(at, "recovered", f"recovered; the program holds {held}"))
             news.append(self._news("recovered", at, summary))
         elif now:
-            for key in over:
-                del self._told[key]
+            for id, kind in over:
+                del self._told[id, kind]
+                if id is None or _worker(snapshot, id) is not None:  # else it has gone
+                    data = {"pid": id.pid if id else None, "verdict": kind}
+                    text = f"{self._who(id, snapshot)}: {kind}: no longer told"
+                    entries.append(self._entry(at, "over", text, data))
         return entries, news
 
     def _consider(self, verdicts: advice.Verdicts, snapshot: Snapshot) -> advice.Facts:

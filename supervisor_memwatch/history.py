@@ -1,0 +1,265 @@
+"""`memwatch history` and `memwatch explain`: what the journal remembers of what was done.
+
+Rows come in, documents and words go out. Why something was or was not done is put into words by
+explain.py; what the listener sees now is status.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from . import __version__, explain, status, units
+from .config import Config, named
+from .journal import JournalError, Reader
+from .model import Entry
+
+# What happened other than our actions, which have rows of their own.
+EVENTS = ("suspected", "recovered", "gave_up", "request", "release", "seen")
+LATELY = 86400.0  # seconds of past that `explain` looks back on
+
+
+def since(text: str, now: float) -> float:
+    """`2h` (ago), `2026-01-31` or `2026-01-31T14:00` (local time) as epoch seconds.
+
+    Raises ValueError, in words.
+    """
+    try:
+        return now - units.parse_time(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{units.printable(text, 50)}: valid: a time such as 2h or 7d, or a date such as "
+            "2026-01-31 or 2026-01-31T14:00"
+        ) from None
+
+
+# -- history
+
+
+def read(
+    config: Config, names: Sequence[str], after: float | None = None, most: int | None = None
+) -> dict[str, Any]:
+    """The document of `history --json`: the actions and what else happened, oldest first.
+
+    after: epoch seconds; None: all that is remembered. most: so many of the newest, actions and
+    events together. Raises JournalError.
+    """
+    begin = after or 0.0
+    reader = Reader(config.journal_path())
+    try:
+        _make_sure_of(reader, names)
+        ends = {
+            entry.data.get("procedure"): entry for entry in entries(reader, begin, ("outcome",))
+        }
+        plans = {
+            entry.data.get("procedure"): entry
+            for entry in entries(reader, begin - LATELY, ("intent",))
+        }
+        actions = [
+            _action(id, name, begun, ended, _object(state), plans.get(id), ends.get(id))
+            for id, name, begun, ended, state in reader.rows(
+                "SELECT id, namespec, begun, ended, state FROM procedures"
+                " WHERE ended IS NULL OR ended >= ? ORDER BY begun",
+                (begin,),
+            )
+        ]
+        events = [_event(entry) for entry in entries(reader, begin, EVENTS)]
+    finally:
+        reader.close()
+    wanted = [found for found in [*actions, *events] if _wanted(found["namespec"], names)]
+    wanted.sort(key=_at)
+    if most is not None:
+        wanted = wanted[max(len(wanted) - most, 0) :]
+    return {
+        "version": __version__,
+        "time": time.time(),
+        "since": after,
+        "actions": [found for found in wanted if "action" in found],
+        "events": [found for found in wanted if "action" not in found],
+    }
+
+
+def entries(reader: Reader, after: float, kinds: Sequence[str] = ()) -> list[Entry]:
+    """The journal's entries, oldest first; of these kinds only, if any are named."""
+    where = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+    rows = reader.rows(
+        f"SELECT at, namespec, kind, text, data, level FROM entries WHERE at >= ?{where}"
+        " ORDER BY seq",
+        (after, *kinds),
+    )
+    return [
+        Entry(at, name, kind, text, _object(data), level)
+        for at, name, kind, text, data, level in rows
+    ]
+
+
+def _object(text: str) -> dict[str, Any]:
+    """JSON of a row; empty where it is damaged: the rest is worth showing."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _make_sure_of(reader: Reader, names: Sequence[str]) -> None:
+    """A name that the journal has never heard of is misspelt. Raises JournalError."""
+    if not names:
+        return
+    known = {
+        name
+        for table in ("latest", "watches", "procedures", "entries")
+        for (name,) in reader.rows(f"SELECT DISTINCT namespec FROM {table}")
+        if name
+    }
+    unknown = [name for name in names if not any(named(name, spec) for spec in known)]
+    if unknown:
+        listed = [units.printable(", ".join(some), 1000) for some in (unknown, sorted(known))]
+        raise JournalError(f"not in the journal: {listed[0]}; it has: {listed[1] or 'nothing'}")
+
+
+def _wanted(namespec: str, names: Sequence[str]) -> bool:
+    # What was asked of several programs at once stands under none of them.
+    return not names or not namespec or any(named(name, namespec) for name in names)
+
+
+def _action(
+    id: str,
+    namespec: str,
+    begun: float,
+    ended: float | None,
+    procedure: Mapping[str, Any],
+    plan: Entry | None,
+    end: Entry | None,
+) -> dict[str, Any]:
+    """One action of ours: what, why, how it ended; what is not known is None."""
+    target = procedure.get("target")
+    return {
+        "id": id,
+        "namespec": namespec,
+        "action": procedure.get("action", "an action"),
+        "pid": target[0] if target and procedure.get("action") == "recycle" else None,
+        "kind": procedure.get("kind"),
+        "why": procedure.get("why"),
+        "plan": plan.text if plan else None,
+        "by": procedure.get("by"),
+        "begun": begun,
+        "ended": ended,
+        "step": procedure.get("step") if ended is None else None,
+        "result": end.data.get("result") if end else None,
+        "text": end.text if end else None,
+        "freed_bytes": end.data.get("freed_bytes") if end else None,
+    }
+
+
+def _event(entry: Entry) -> dict[str, Any]:
+    return {
+        "at": entry.at,
+        "namespec": entry.namespec,
+        "kind": entry.kind,
+        "level": entry.level,
+        "text": entry.text,
+        "data": entry.data,
+    }
+
+
+def _at(found: Mapping[str, Any]) -> float:
+    at: float = found["begun"] if "action" in found else found["at"]
+    return at
+
+
+def words(document: Mapping[str, Any]) -> str:
+    """`memwatch history` as people read it, the newest last."""
+    found = sorted([*document["actions"], *document["events"]], key=_at)
+    out = [
+        line
+        for each in found
+        for line in (_action_words(each) if "action" in each else _said(each))
+    ]
+    if not out:
+        when = "yet" if document["since"] is None else f"since {stamp(document['since'])}"
+        return f"nothing was done {when}"
+    return "\n".join(units.printable(line, 1000) for line in out)
+
+
+def _said(event: Mapping[str, Any]) -> list[str]:
+    subject = f"{event['namespec']}: " if event["namespec"] else ""
+    return [f"{stamp(event['at'])}  {subject}{event['text']}"]
+
+
+def _action_words(action: Mapping[str, Any]) -> list[str]:
+    whom = f" of worker {action['pid']}" if action["pid"] is not None else ""
+    head = f"{stamp(action['begun'])}  {action['namespec']}: {action['action']}{whom}"
+    lines = [f"{head} by {action['by']}: {_outcome(action)}"]
+    lines.append(f"    why: {action['plan'] or action['why']}")
+    if action["text"]:
+        lines.append(f"    result: {action['text']}")
+    return lines
+
+
+def _outcome(action: Mapping[str, Any]) -> str:
+    if action["ended"] is None:
+        return f"under way ({action['step']})"
+    took = units.time(action["ended"] - action["begun"])
+    back = action["freed_bytes"]
+    freed = f", {units.size(back)} back" if back is not None and back > 0 else ""
+    return f"{action['result'] or 'ended, how is not known'} in {took}{freed}"
+
+
+def stamp(at: float) -> str:
+    """2026-01-31 12:00:05, local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+# -- explain
+
+
+class Explained(NamedTuple):
+    """The document of `explain --json`, and why there is no listener to trust it, if so."""
+
+    document: dict[str, Any]
+    silence: str
+
+
+def explained(config: Config, names: Sequence[str], after: float | None = None) -> Explained:
+    """Why it did, and did not, act on each of the programs. Raises JournalError.
+
+    after: epoch seconds, how far back requests and refusals are told; None: a day.
+    """
+    found = status.read(config, names)
+    now = found.document["time"]
+    after = now - LATELY if after is None else after
+    reader = Reader(config.journal_path())
+    try:
+        past = entries(reader, after, ("held", "gave_up", "request"))
+        past += _plans(reader, found.document["programs"])
+    finally:
+        reader.close()
+    past.sort(key=lambda entry: entry.at)
+    programs = []
+    for program in found.document["programs"]:
+        group, _, process = program["namespec"].partition(":")
+        options = config.options(group, process or group)
+        paused = found.paused.get(program["namespec"])
+        programs.append(explain.explain(program, past, now, options, paused))
+    document = {"version": __version__, "time": now, "since": after, "programs": programs}
+    return Explained(document, found.silence)
+
+
+def _plans(reader: Reader, programs: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """The plans of the last actions, however long ago they were."""
+    begun = [program["last_action"]["begun"] for program in programs if program["last_action"]]
+    return entries(reader, min(begun) - 1.0, ("intent",)) if begun else []
+
+
+def explained_words(document: Mapping[str, Any]) -> str:
+    """`memwatch explain` as people read it."""
+    blocks = [explain.words(program, document["time"]) for program in document["programs"]]
+    return "\n\n".join("\n".join(lines) for lines in blocks) or "no program is watched"
