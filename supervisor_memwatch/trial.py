@@ -66,8 +66,10 @@ class _Work:
 class Preflights:
     """Finds out, for any number of programs, whether a new worker can boot. For one thread."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, supervisord: int | None = None) -> None:
+        """`supervisord`: its pid, for who was not started by it."""
         self._config = config
+        self._supervisord = supervisord
         self._asked: dict[str, Question] = {}  # waiting, the first one next
         self._work: _Work | None = None
         self._ended: list[_Child] = []  # killed, and not yet gone
@@ -267,17 +269,23 @@ class Preflights:
         group, _, name = question.namespec.partition(":")
         group = str(command.get("group") or group)
         name = str(command.get("name") or name or group)
+        supervisord = self._supervisord or os.getppid()
         try:
             # As the file is now: Supervisor may have been told to update.
             ini = IniFile(self._config.path, os.environ)
-            parent = _environ(os.getppid())
-            inherited = preflight.inherited(os.environ, parent, ini.given_to_us())
+            parent = _environ(supervisord)
+            if self._supervisord is None:
+                inherited = preflight.inherited(os.environ, parent, ini.given_to_us())
+            elif parent is not None:
+                inherited = parent
+            else:
+                raise ValueError("supervisord's own environment cannot be read by this user")
             environment = ini.environment(group, name, inherited)
             trouble = "; ".join(map(str, (*ini.problems, *ini.missing)))
         except (ConfigError, ValueError) as error:
             trouble = str(error)
         directory = _text(command.get("directory"))
-        start = os.path.normpath(os.path.join(_supervisords_directory(), directory))
+        start = os.path.normpath(os.path.join(_directory_of(supervisord), directory))
         master = snapshot.master.id.pid if snapshot.master else snapshot.pid
         workers = [worker.id.pid for worker in snapshot.workers if worker.ready is not False]
         return Facts(
@@ -396,8 +404,8 @@ def _environ(pid: int) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
-def _supervisords_directory() -> str:
-    return _link(f"{PROC}/{os.getppid()}/cwd") or os.getcwd()
+def _directory_of(supervisord: int) -> str:
+    return _link(f"{PROC}/{supervisord}/cwd") or os.getcwd()
 
 
 def _user(pid: int) -> User | None:
