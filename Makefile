@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 BESIDE := $(PIP) install --no-deps --target $(VENV)/servers
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast lint format bench bench-detect bench-record bench-recycle bench-broken servers clean
+.PHONY: demo test test-fast lint format bench bench-detect bench-record bench-recycle bench-broken bench-memmon servers clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/memwatch demo $(ARGS)
@@ -44,6 +44,9 @@ bench-recycle: $(VENV)/.test $(VENV)/.servers
 
 bench-broken: $(VENV)/.test
 	$(BIN)/python bench/broken.py $(ARGS)
+
+bench-memmon: $(VENV)/.test
+	$(BIN)/python bench/memmon.py $(ARGS)
 
 # The versions of gunicorn and supervisor that are tested beside the installed ones.
 servers: $(VENV)/.servers

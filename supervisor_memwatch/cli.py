@@ -24,7 +24,10 @@ Run = Callable[["argparse.Namespace"], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
-    arguments = parser().parse_args(argv)
+    top = parser()
+    arguments = top.parse_args(argv)
+    if arguments.configuration is not None and not arguments.takes_file:
+        top.error("-c is for commands that read supervisord.conf; this one does not")
     run: Run = arguments.run
     # A name that the terminal cannot show is shown escaped, and a recording that is not text
     # is an error of its lines.
@@ -58,6 +61,18 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status of every command: 0 done or healthy; 1 the answer is no; 2 could not.",
     )
     top.add_argument("--version", action="version", version=f"memwatch {__version__}")
+    top.set_defaults(takes_file=False)
+
+    def file_option(to: argparse.ArgumentParser, default: str | None) -> None:
+        to.add_argument(
+            "-c",
+            "--configuration",
+            metavar="FILE",
+            default=default,
+            help="supervisord.conf; default: the running supervisord's, else its search path",
+        )
+
+    file_option(top, None)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Run, help: str, more: str) -> argparse.ArgumentParser:
@@ -68,12 +83,9 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     def with_file(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "-c",
-            "--configuration",
-            metavar="FILE",
-            help="supervisord.conf; default: the running supervisord's, else its search path",
-        )
+        # Not given after the command, what was given before it holds.
+        file_option(sub, argparse.SUPPRESS)
+        sub.set_defaults(takes_file=True)
 
     listen = command(
         "listen",
@@ -129,12 +141,143 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="machine-readable output")
     with_file(status)
 
+    live = command(
+        "top",
+        _top,
+        "what the listener sees, live on the terminal",
+        "Arrows choose, s sorts, / filters, p pauses, r recycles (asks first), e explains, ? says "
+        "more, q quits. Without a terminal, or with TERM=dumb, it is `memwatch status`. Exit "
+        "status: 0 quit; 2 could not; of --once that of `memwatch status`.",
+    )
+    live.add_argument(
+        "names", nargs="*", metavar="NAMESPEC", help="programs or groups; default: all"
+    )
+    live.add_argument(
+        "--sort",
+        choices=("size", "trend", "age", "pid", "name"),
+        default="size",
+        help="what comes first (default size)",
+    )
+    live.add_argument(
+        "--every", default="2s", metavar="TIME", help="how often it is read anew (default 2s)"
+    )
+    live.add_argument("--once", action="store_true", help="print one screen and end")
+    with_file(live)
+
+    history = command(
+        "history",
+        _history,
+        "what was done, when, why, with what result",
+        "Prints the actions, what people asked for and what others did, the newest last. "
+        "Exit status: 0 done; 2 could not.",
+    )
+    history.add_argument(
+        "names", nargs="*", metavar="NAMESPEC", help="programs or groups; default: all"
+    )
+    history.add_argument(
+        "--since",
+        metavar="TIME|DATE",
+        help="all from then on: 2h (ago), 2026-01-31 or 2026-01-31T14:00",
+    )
+    history.add_argument(
+        "-n",
+        dest="most",
+        type=int,
+        metavar="N",
+        help="the newest N (default: 20, or all that --since asks for)",
+    )
+    history.add_argument("--json", action="store_true", help="machine-readable output")
+    with_file(history)
+
+    explain = command(
+        "explain",
+        _explain,
+        "why it acted, and why it did not",
+        "Prints for each program the answer in a sentence, every verdict with what it lacks, what "
+        "holds an action and when that lets go, and the last action with its reason. "
+        "Exit status: 0 done; 2 could not, or the listener is silent.",
+    )
+    explain.add_argument(
+        "names", nargs="*", metavar="NAMESPEC", help="programs or groups; default: all"
+    )
+    explain.add_argument(
+        "--since",
+        metavar="TIME|DATE",
+        help="how far back requests and refusals are told: 2h (ago), or a date (default 1d)",
+    )
+    explain.add_argument("--json", action="store_true", help="machine-readable output")
+    with_file(explain)
+
+    page = command(
+        "report",
+        _report,
+        "one HTML file: the curves, what was told and done, and the answer in words",
+        "The file needs nothing beside it, no network either. Exit status: 0 written; 2 could not.",
+    )
+    page.add_argument(
+        "-o", dest="output", required=True, metavar="FILE", help="where it is written; -: stdout"
+    )
+    page.add_argument(
+        "--program",
+        action="append",
+        default=[],
+        metavar="NAMESPEC",
+        help="a program or group, more than once for several; default: all",
+    )
+    page.add_argument(
+        "--since",
+        metavar="TIME|DATE",
+        help="from then on: 7d (ago), 2026-01-31 or '2026-01-31 14:00'; default: a day",
+    )
+    page.add_argument("--until", metavar="TIME|DATE", help="up to then; default: now")
+    with_file(page)
+
+    serve = command(
+        "serve",
+        _serve,
+        "the same page, live, for a browser on this machine",
+        "Serves until Ctrl-C or SIGTERM; changes nothing, asks for no password and is therefore "
+        "bound to loopback or a unix socket alone. Exit status: 0 told to stop; 2 could not.",
+    )
+    serve.add_argument(
+        "--listen",
+        default="127.0.0.1:8787",
+        metavar="ADDRESS",
+        help="127.0.0.1:PORT, [::1]:PORT or unix:/path/to/socket (default 127.0.0.1:8787)",
+    )
+    serve.add_argument(
+        "--program",
+        action="append",
+        default=[],
+        metavar="NAMESPEC",
+        help="a program or group, more than once for several; default: all",
+    )
+    serve.add_argument(
+        "--since", default="1d", metavar="TIME", help="how far back it shows (default 1d)"
+    )
+    with_file(serve)
+
+    for name, help in (
+        ("pause", "begin no action for a while"),
+        ("resume", "end a pause"),
+        ("recycle", "have one worker replaced"),
+        ("reload", "have all workers replaced (SIGHUP to the master)"),
+        ("restart", "have the program stopped and started"),
+    ):
+        _add_request(command, with_file, name, help)
+
     check = command(
         "check",
         _check,
         "the configuration in words, and a rehearsal",
-        "Prints a line for each thing the listener will need: ok, FAIL and what to do, or for "
-        "information. Exit status: 0 nothing fails; 1 something does; 2 could not.",
+        "Prints a line for each thing the listener will need: ok, FAIL and what to do, warn, or "
+        "for information. Exit status: 0 nothing fails; 1 something does; 2 could not.",
+    )
+    check.add_argument(
+        "--no-preflight",
+        action="store_true",
+        help="do not try whether new workers boot: where mode = act that runs gunicorn "
+        "--check-config, or the command that `preflight` has, for up to a minute",
     )
     check.add_argument("--json", action="store_true", help="machine-readable output")
     with_file(check)
@@ -172,6 +315,22 @@ def parser() -> argparse.ArgumentParser:
     notify.add_argument("--json", action="store_true", help="machine-readable output")
     with_file(notify)
 
+    migrate = command(
+        "migrate",
+        _migrate,
+        "a superlance memmon's options as sections of memwatch",
+        "Prints a configuration to paste and, as comments, what will be different: "
+        "`memwatch migrate -- memmon -c -p web=200MB`, or `memwatch migrate supervisord.conf` for "
+        "the memmon in it; without arguments, the running supervisord's. No file is changed. "
+        "Exit status: 0 printed; 2 could not.",
+    )
+    migrate.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="FILE | -- memmon OPTION ...",
+        help="a supervisord.conf, or memmon's command line",
+    )
+
     demo = command(
         "demo",
         _demo,
@@ -181,6 +340,46 @@ def parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--keep", action="store_true", help="leave the directory with the logs")
     return top
+
+
+def _add_request(command: Any, with_file: Any, name: str, help: str) -> None:
+    """One of the commands that ask the running listener for something."""
+    sub = command(
+        name,
+        _request,
+        help,
+        "Asks the running listener through Supervisor's RPC, and prints what it answers. "
+        "Exit status: 0 accepted; 1 held or refused, the reason is printed; 2 could not, or the "
+        "listener does not answer.",
+    )
+    sub.set_defaults(command=name, seconds=None, force=False, wait=False)
+    what = "a worker's pid, or a program with one worker" if name == "recycle" else "a program"
+    if name in ("pause", "resume"):
+        what = "a program or group; default: all"
+    sub.add_argument("target", nargs="?", default="", metavar="TARGET", help=what)
+    if name == "pause":
+        sub.add_argument(
+            "--for", dest="seconds", metavar="TIME", help="how long, 30m or 2h (default 1h)"
+        )
+    elif name != "resume":
+        sub.add_argument(
+            "--force", action="store_true", help="past cooldown and budget, never past preflight"
+        )
+        sub.add_argument("--wait", action="store_true", help="wait for its end, and say how it was")
+    sub.add_argument("--json", action="store_true", help="machine-readable output")
+    with_file(sub)
+    sub.add_argument(
+        "-s", dest="serverurl", metavar="URL", help="Supervisor's RPC; default: the configuration's"
+    )
+    sub.add_argument(
+        "-u", dest="username", metavar="USER", help="its login; or SUPERVISOR_USERNAME"
+    )
+    sub.add_argument(
+        "-p",
+        dest="password",
+        metavar="PASSWORD",
+        help="the same; everybody on the host can read it here, not so in SUPERVISOR_PASSWORD",
+    )
 
 
 def fail(text: object) -> int:
@@ -322,10 +521,191 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found.document)
     else:
-        print(report.status_text(found.document, found.advice))
-    if found.silent:
-        fail("the listener is silent: see `supervisorctl status` and its log")
+        print(report.status_text(found.document, found.advice, found.paused))
+    if found.silence:
+        fail(f"{found.silence}; see `supervisorctl status` and its log")
     return status.exit_status(found)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from . import history
+    from .config import ConfigError
+    from .journal import JournalError
+
+    most = arguments.most
+    if most is None and arguments.since is None:
+        most = 20
+    elif most is not None and most < 1:
+        return fail(f"-n {most}: valid: a number from 1 on")
+    try:
+        after = _moment(arguments.since)
+    except ValueError as error:
+        return fail(f"--since {error}")
+    try:
+        document = history.read(configuration(arguments, "history"), arguments.names, after, most)
+    except (ConfigError, JournalError) as error:
+        return fail(error)
+    if arguments.json:
+        _print_json(document)
+    else:
+        print(history.words(document))
+    return 0
+
+
+def _moment(text: str | None) -> float | None:
+    """What --since or --until means. Raises ValueError, in words."""
+    import time
+
+    from . import history
+
+    return None if text is None else history.since(text, time.time())
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from . import history
+    from .config import ConfigError
+    from .journal import JournalError
+
+    try:
+        after = _moment(arguments.since)
+    except ValueError as error:
+        return fail(f"--since {error}")
+    try:
+        found = history.explained(configuration(arguments, "explain"), arguments.names, after)
+    except (ConfigError, JournalError) as error:
+        return fail(error)
+    if arguments.json:
+        _print_json(found.document)
+    else:
+        print(history.explained_words(found.document))
+    return fail(f"{found.silence}; see `supervisorctl status`") if found.silence else 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    import time
+
+    from . import history, serve
+    from .config import ConfigError
+    from .journal import JournalError
+
+    now = time.time()
+    try:
+        since = history.since(arguments.since, now) if arguments.since else None
+        until = history.since(arguments.until, now) if arguments.until else None
+    except ValueError as error:
+        return fail(f"--since or --until {error}")
+    try:
+        page = serve.report(configuration(arguments, "report"), arguments.program, since, until)
+    except (ConfigError, JournalError) as error:
+        return fail(error)
+    if arguments.output == "-":
+        # UTF-8 whatever the locale: the page says that it is.
+        sys.stdout.flush()
+        sys.stdout.buffer.write(page.encode())
+        return 0
+    try:
+        with open(arguments.output, "w", encoding="utf-8") as file:
+            file.write(page)
+    except OSError as error:
+        return fail(f"{arguments.output}: {error.strerror}")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    import signal
+
+    from . import serve, units
+    from .config import ConfigError
+    from .journal import JournalError
+
+    try:
+        length = units.parse_time(arguments.since)
+    except ValueError:
+        length = 0.0
+    if length < 60:
+        return fail(f"--since {arguments.since}: valid: a time such as 2h or 7d, from 1m on")
+    try:
+        where = serve.address(arguments.listen)
+        config = configuration(arguments, "serve")
+        server = serve.open_server(config, where, arguments.program, length)
+    except (ConfigError, JournalError, serve.ServeError) as error:
+        return fail(error)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        print(f"{serve.url(server)} (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        serve.close(server)
+    return 0
+
+
+def _request(arguments: argparse.Namespace) -> int:
+    from . import asking, units
+    from .config import ConfigError
+    from .control import RpcError
+    from .journal import JournalError
+
+    seconds = None
+    if arguments.seconds is not None:
+        try:
+            seconds = units.parse_time(arguments.seconds)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < 1e9:
+            return fail(f"--for {arguments.seconds}: valid: a time such as 30m, 2h or 7d")
+    command, target, by = arguments.command, arguments.target, asking.myself()
+    try:
+        config = configuration(arguments, command)
+        with asking.connect(
+            config, arguments.serverurl, arguments.username, arguments.password
+        ) as supervisor:
+            answer = asking.ask(
+                config,
+                command,
+                target,
+                seconds=seconds,
+                force=arguments.force,
+                by=by,
+                supervisor=supervisor,
+            )
+            if arguments.wait and answer.answer == "accepted":
+                if not arguments.json:
+                    print(asking.words(answer), flush=True)
+                answer = asking.follow(supervisor, config, command, target, by, answer)
+    except (ConfigError, JournalError, RpcError) as error:
+        return fail(error)
+    if arguments.json:
+        _print_json(answer._asdict())
+    if answer.answer == asking.SILENT:
+        fail(answer.reason)
+    elif not arguments.json:
+        print(asking.words(answer))
+    return asking.exit_status(answer)
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    from . import terminal, top, units
+    from .config import ConfigError
+    from .journal import JournalError
+
+    if not arguments.once and not terminal.usable():
+        arguments.json = False
+        return _status(arguments)
+    try:
+        every = units.parse_time(arguments.every)
+    except ValueError:
+        every = 0.0
+    if every < 0.5:
+        return fail(f"--every {arguments.every}: valid: a time such as 2s or 1m, from 0.5s on")
+    try:
+        config = configuration(arguments, "top")
+        if arguments.once:
+            return top.once(config, arguments.names, arguments.sort)
+        return top.run(config, arguments.names, arguments.sort, every)
+    except (ConfigError, JournalError) as error:
+        return fail(error)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -336,11 +716,13 @@ def _check(arguments: argparse.Namespace) -> int:
         config = configuration(arguments, "check", strict=True)
     except ConfigError as error:
         return fail(error)
-    lines = rehearsal.rehearse(config)
+    lines = []
+    for line in rehearsal.rehearse(config, preflights=not arguments.no_preflight):
+        lines.append(line)
+        if not arguments.json:
+            print(line, flush=True)
     if arguments.json:
         _print_json([line._asdict() for line in lines])
-    else:
-        print("\n".join(map(str, lines)))
     return 1 if any(line.ok is False for line in lines) else 0
 
 
@@ -409,6 +791,24 @@ def _notify(arguments: argparse.Namespace) -> int:
             how = "ok" if delivery.ok else "FAILED"
             print(f"{number}. {delivery.target}: {how}: {delivery.text}")
     return 0 if all(delivery.ok for delivery in deliveries) else 1
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from . import config, migrate
+    from .config import ConfigError
+    from .inifile import IniFile
+
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    try:
+        if len(words) > 1 or migrate.is_command_line(words):
+            found, ini = [migrate.of_command_line(words)], None
+        else:
+            ini = IniFile(config.find(words[0] if words else None, command="migrate"), os.environ)
+            found = migrate.of_file(ini)
+    except (migrate.MigrateError, ConfigError) as error:
+        return fail(error)
+    print(migrate.text(found, ini))
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -14,24 +14,29 @@ MODULES = {path.stem: ast.parse(path.read_text(), str(path)) for path in PACKAGE
 
 # Values in, values out. Each may import those before it, in this order of layers.
 PURE = (
-    ("model", "units", "quiet"),
+    ("model", "units", "quiet", "wallclock"),
     ("options", "series", "needs", "ledger", "errorlog", "learning"),
     ("growth", "preflight", "attribution", "procedure"),
     ("past", "recycling", "restarting", "releases"),
     ("detectors",),
     ("procedures", "policy", "messages", "protocol", "recording", "advice"),
-    ("report", "backtest", "runs"),
-    ("watch", "appraisal"),
+    ("report", "backtest", "runs", "cells", "curves"),
+    ("watch", "appraisal", "explain", "deeds", "keyboard", "conflicts"),
+    ("page", "screen"),
+    ("markup",),
 )
 # Each owns one outside thing, or reads what another one wrote.
 SHELL = (
     ("inifile", "topology", "host", "control", "log", "fingerprint"),
     ("finding", "sockets", "openfiles", "tally", "journal", "notifiers"),
     ("config", "sampler"),
-    ("trial",),
-    ("status", "rehearsal", "replay", "audit"),
+    ("trial", "rights"),
+    ("status", "rehearsal", "replay", "audit", "migrate", "asking", "terminal"),
+    ("history",),
+    ("chronicle", "top"),
+    ("serve",),
 )
-TOP = (("listener", "demo"), ("cli",), ("__main__",))
+TOP = (("listener", "demo"), ("cli",), ("__main__", "ctlplugin"))
 LAYERS = (*PURE, *SHELL, *TOP)
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The version; what gunicorn serves; what runs in the workers of others.
@@ -42,7 +47,8 @@ PURE_NAMES = sorted(name for names in PURE for name in names)
 WITHOUT_EFFECT = {
     *("__future__", "array", "bisect", "codecs", "collections", "dataclasses", "enum"),
     *("fnmatch", "functools", "itertools", "json", "math", "operator", "re", "shlex"),
-    *("statistics", "string", "textwrap", "typing"),
+    *("statistics", "string", "textwrap", "typing", "unicodedata"),
+    *("base64", "hashlib", "html"),
 }
 # What runs in the listener's process.
 LISTENER = sorted(

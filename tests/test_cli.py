@@ -16,12 +16,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from rig import PaperSupervisor, Rig, ticks
+from rig import PaperSupervisor, Rig, event, tick, ticks
 from servers import Receiver, free_port
 from worlds import World
 
-from supervisor_memwatch import cli, config, rehearsal
+from supervisor_memwatch import cli, config, messages, rehearsal
 from supervisor_memwatch.model import Snapshot
 
 HOSTILE = "web\x1b[2J\nforged\u202e\u2028"
@@ -38,7 +39,10 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def test_there_are_the_commands_of_this_version() -> None:
     """Each of them is tested below."""
-    assert set(commands()) == {"listen", "audit", "status", "check", "replay", "notify", "demo"}
+    looking = {"audit", "status", "top", "history", "explain", "report", "serve", "replay"}
+    asking = {"pause", "resume", "recycle", "reload", "restart"}
+    others = {"listen", "check", "migrate", "notify", "demo"}
+    assert set(commands()) == looking | asking | others
 
 
 @pytest.mark.parametrize("command", sorted(commands()))
@@ -165,15 +169,54 @@ def told(rig: Rig, **more: object) -> None:
 
 
 @pytest.mark.parametrize("names", [["last_tick", "seen_at"], ["seen_at"]])
-def test_a_silent_listener_is_status_2(ran: Any, tmp_path: Path, names: list[str]) -> None:
+def test_a_silent_listener_is_status_2(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
     """What it saw last is shown all the same."""
     rig = Rig(tmp_path, "", World()).run(ticks(3))
     told(rig, **dict.fromkeys(names, time.time() - 3600))
+    monkeypatch.setattr("supervisor_memwatch.status._is_gone", lambda pid, seen: False)
     done = ran("status", "-c", rig.conf)
     assert done.status == 2
     assert "last tick 1h ago" in done.out
     assert "web: RUNNING" in done.out
     assert "the listener is silent" in done.err
+
+
+def test_a_listener_that_is_gone_is_said_at_once(ran: Any, tmp_path: Path) -> None:
+    """Its last tick may be young: nobody has its pid any more."""
+    rig = Rig(tmp_path, "", World()).run(ticks(3))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    told(rig, pid=ended.pid)
+    done = ran("status", "-c", rig.conf)
+    assert done.status == 2
+    assert f"the listener (pid {ended.pid}) is gone" in done.err
+    assert "web: RUNNING" in done.out
+
+
+def test_a_pid_that_has_gone_to_another_is_no_listener(ran: Any, tmp_path: Path) -> None:
+    """One that is younger than what the listener saw last."""
+    rig = Rig(tmp_path, "", World()).run(ticks(3))
+    told(rig, pid=os.getpid(), seen_at=psutil.Process().create_time() - 3600)
+    assert f"the listener (pid {os.getpid()}) is gone" in ran("status", "-c", rig.conf).err
+
+
+def test_the_file_may_be_named_before_the_command(ran: Any, tmp_path: Path) -> None:
+    """As after it; what comes after it wins. Commands that read none refuse it."""
+    rig = Rig(tmp_path, "", World()).run(ticks(3))
+    assert ran("-c", rig.conf, "status").out == ran("status", "-c", rig.conf).out != ""
+    assert ran("-c", tmp_path / "none", "status", "-c", rig.conf).status == 0
+    refused = ran("-c", rig.conf, "demo")
+    assert refused.status == 2 and "-c is for commands that read" in refused.err
+
+
+def test_a_pause_is_shown(ran: Any, tmp_path: Path) -> None:
+    """Whoever looks at 3 a.m. sees why nothing happens."""
+    rig = Rig(tmp_path, "", World())
+    asked = messages.write("00000000-0000-4000-8000-000000000000", time.time(), "pause", "", 3600)
+    rig.run(ticks(2) + event("REMOTE_COMMUNICATION", f"type:memwatch\n{asked}", 3) + tick(4))
+    assert "paused for another" in ran("status", "-c", rig.conf).out
 
 
 def test_a_listener_of_before_that_told_less_is_judged_by_its_own_clock(
@@ -321,7 +364,7 @@ def test_check_says_the_configuration_in_words(
     assert "FAIL journal" in done.out and "name another place in `journal`" in done.out
     assert "FAIL [memwatch:webb]: matches no program" in done.out
     lines = ran("check", "--json", "-c", conf).document
-    assert {"ok", "subject", "text"} == set(lines[0])
+    assert {"ok", "subject", "text", "warn"} == set(lines[0])
     assert sum(line["ok"] is False for line in lines) == 2
 
 
