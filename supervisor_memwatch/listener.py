@@ -390,7 +390,9 @@ class Listener:
             self._configs_read = at  # a program may have been updated under the same name
             self._read_configs()
         command = self._configs.get(watch.namespec, {})
-        room = watch.room(snapshot)
+        # A trial lasts seconds: it has to fit into what the machine has left. Were it to fit under
+        # total_limit too, a program at that limit could not be helped.
+        room = snapshot.free
         question = Question(watch.namespec, watch.options, snapshot, command, room, anew, code)
         self.preflights.ask(question, at)
 

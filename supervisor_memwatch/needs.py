@@ -137,11 +137,11 @@ def _all(worker: Worker) -> int:
     return (worker.rss if worker.anon is None else worker.anon) + (worker.swap or 0)
 
 
-def room(snapshot: Snapshot, total: int, total_limit: int | None, reserved: int = 0) -> int | None:
+def room(snapshot: Snapshot, total: int, total_limit: int | None) -> int | None:
     """What is left for one more worker: to the tightest of the control groups' limits and RAM, and
-    to the program's own limit, `total` being what it holds. `reserved`: what was promised to
-    somebody who has not taken it yet (a trial). Never below 0; None where nothing is known."""
+    to the program's own limit, `total` being what it holds. Never below 0; None where nothing is
+    known."""
     left = [] if snapshot.free is None else [snapshot.free]
     if total_limit is not None:
         left.append(total_limit - total)
-    return max(min(left) - reserved, 0) if left else None
+    return max(min(left), 0) if left else None

@@ -26,7 +26,6 @@ from .detectors import measure
 from .inifile import IniFile
 from .journal import JournalError, Reader
 from .model import Snapshot, Worker
-from .needs import room
 from .options import words
 from .rights import (
     User,
@@ -265,8 +264,7 @@ def _how(case: Case) -> str:
 def _preflight(config: Config, case: Case, until: float) -> Line:
     snapshot = case.snapshot
     spec = snapshot.namespec
-    space = room(snapshot, case.total, case.total_limit)
-    question = Question(spec, case.options, snapshot, case.command, space)
+    question = Question(spec, case.options, snapshot, case.command, snapshot.free)
     trials = Preflights(config, parent_of(snapshot.pid))
     ask = 0.0
     try:

@@ -367,7 +367,7 @@ class Watch:
         return [self._entry(code.at, "release", f"{text}; what was learned before is forgotten")]
 
     def room(self, snapshot: Snapshot) -> int | None:
-        """Bytes there are for one more worker, or for a trial."""
+        """Bytes there are for one more worker."""
         ceiling = self.options.total_limit
         limit = ceiling.of(snapshot.available) if ceiling else None
         return room(snapshot, detectors.total(snapshot), limit)

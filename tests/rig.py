@@ -130,6 +130,7 @@ class PaperPreflights:
     def __init__(self) -> None:
         self.proof = Proof(True, "on paper", "it boots", 0.0)
         self.asked: list[str] = []
+        self.rooms: list[int | None] = []  # bytes that each of them may take
         self._found: list[tuple[str, Proof]] = []
         self.busy = False
         self.code: Code | None = None  # that is found where it is asked for
@@ -141,6 +142,7 @@ class PaperPreflights:
                 self._codes.append((question.namespec, self.code._replace(at=at)))
             return
         self.asked.append(question.namespec)
+        self.rooms.append(question.room)
         self._found.append((question.namespec, self.proof._replace(at=at)))
 
     def look(self, at: float) -> list[tuple[str, Proof]]:

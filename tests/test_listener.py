@@ -614,6 +614,20 @@ def test_news_that_was_not_delivered_goes_out_with_the_next_listener(tmp_path: P
         assert other.received == []
 
 
+# -- the preflight
+
+
+def test_a_program_at_its_total_limit_is_tried_in_what_the_machine_has_left(
+    tmp_path: Path,
+) -> None:
+    """It would be helped at no time if the trial had to fit under that limit, too."""
+    world = World(count=3, free=700 * 2**20)
+    options = "mode = act\ntotal_limit = 100MB\nconfirm = 5s\nactions = recycle, reload\n"
+    rig = Rig(tmp_path, options, world).run(ticks(10))
+    assert "total_limit" in rig.log
+    assert rig.preflights.rooms and set(rig.preflights.rooms) == {700 * 2**20}
+
+
 # -- advice
 
 

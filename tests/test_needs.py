@@ -287,10 +287,5 @@ def test_room_is_what_the_tightest_limit_leaves() -> None:
     assert room(look(0), 100 * MB, None) is None
 
 
-def test_room_that_was_promised_is_none() -> None:
-    assert room(look(0, free=300 * MB), 0, None, reserved=120 * MB) == 180 * MB
-    assert room(look(0, free=300 * MB), 0, None, reserved=400 * MB) == 0
-
-
 def test_beyond_a_limit_there_is_no_room() -> None:
     assert room(look(0, free=300 * MB), 950 * MB, 900 * MB) == 0
