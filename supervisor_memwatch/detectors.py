@@ -5,7 +5,7 @@ verdicts that stand. A verdict is *told* once it has held for `confirm`, and *ac
 is also material. Detectors know nothing of cooldowns, budgets of actions or modes: whether
 something may be done about a verdict is policy.py's.
 
-See also growth.py (what counts as growth) and past.py (what is remembered).
+See also sizes.py (how big), growth.py (what counts as growth), past.py (what is remembered).
 """
 
 from __future__ import annotations
@@ -33,210 +33,36 @@ from .model import (
 from .options import Options
 from .past import RUSH, SIGNALS, Life, Opinion, Past, Standing, Subject
 from .series import KEPT as KEPT_BUCKETS
+from .sizes import (
+    MOST,
+    at_most,
+    ceiling_of,
+    counted,
+    everyone,
+    headroom,
+    measure,
+    own,
+    settled,
+    total,
+    wants,
+)
 from .units import HOUR, MB, MINUTE
 
-__all__ = ["DETECTORS", "Growing", "Past", "Trend", "examine", "growing", "headroom"]
-__all__ += ["hours_to_limit", "measure", "remember", "settled", "total", "trend", "wants"]
+__all__ = ["DETECTORS", "Growing", "Past", "Trend", "ceiling_of", "examine", "growing"]
+__all__ += ["headroom", "hours_to_limit", "measure", "remember", "settled", "total", "trend"]
+__all__ += ["wants"]
 
 INFORMATIVE = (WARMING_UP, PLATEAU, SPIKE)  # never told, never acted on
 
-# Readings of PSS and USS, which are rare; between two of them a worker's figures carry on with its
-# anonymous memory.
-RECENT = 90.0  # seconds after which one that could change a verdict is read again
-KEPT = 900.0  # seconds after which one is no figure any more
 FEW = 8  # workers compared with all their siblings
-MOST = 0.75  # of its share of the program's limit: more is not a worker's of many alike
 JITTER = 0.95  # of `confirm`: ticks are not exact
-MEASURED = (LEAK, IMBALANCE, LIMIT, MASTER_GROWTH)  # what is said, and done, with a size
 
 LONGEST_FIRST = tuple(reversed(growth.WINDOWS))
 
 Findings = dict[Subject, Opinion | None]  # None: withdrawn; not named: stands as it did
 
 
-# --- how big ------------------------------------------------------------------------------
-
-
-def measure(options: Options, worker: Worker, at: float) -> tuple[int, str]:
-    """How big a worker is (bytes, what is swapped out included), and by which measure.
-
-    RSS also where a better one is not known yet: whether that is so, `settled` tells.
-    """
-    swap = worker.swap or 0
-    if _kept(worker, at):
-        if options.measure in ("auto", "uss") and worker.uss is not None:
-            return worker.uss + swap, "USS"
-        if options.measure == "pss" and worker.pss is not None:
-            return worker.pss + swap, "PSS"
-    return worker.rss + swap, "RSS"
-
-
-def settled(options: Options, worker: Worker, at: float) -> bool:
-    """Whether `measure` is what it will be: RSS, where another is asked for, only if that cannot
-    be read. RSS counts what is shared with the master, which may be nearly all: nothing is told
-    and nothing is done on the strength of it while a reading is still to come."""
-    if worker.exact is not True or options.measure == "rss":
-        return True
-    return measure(options, worker, at)[1] != "RSS"
-
-
-def _kept(worker: Worker, at: float) -> bool:
-    return worker.measured_at is None or abs(at - worker.measured_at) <= KEPT
-
-
-def _everyone(snapshot: Snapshot) -> tuple[Worker, ...]:
-    if snapshot.master is None:
-        return snapshot.workers
-    return (snapshot.master, *snapshot.workers)
-
-
-def total(snapshot: Snapshot) -> int:
-    """The program's memory in bytes, shared pages counted once (swap included); where that is not
-    known exactly, it is at least so much."""
-    return _total(snapshot)[0]
-
-
-def _total(snapshot: Snapshot) -> tuple[int, str]:
-    """`total`, and how it was found."""
-    everyone = _everyone(snapshot)
-    bytes = snapshot.others + sum(w.swap or 0 for w in everyone)
-    forked = _forked(snapshot)
-    if all(w.pss is not None and _after(w, forked) and _kept(w, snapshot.at) for w in everyone):
-        return bytes + sum(w.pss or 0 for w in everyone), "PSS"
-    if all(w.exact is None for w in everyone):  # a recording: what it holds is all there is
-        private = [w.rss if w.shared is None else max(w.rss - w.shared, 0) for w in everyone]
-        shared = max((w.shared or 0 for w in everyone), default=0)
-        return bytes + sum(private) + shared, "RSS, shared pages once"
-    return bytes + _at_least(snapshot, forked), "at least: what is shared counts once"
-
-
-def _at_least(snapshot: Snapshot, forked: float) -> int:
-    """What the processes hold for certain: what is each one's own, and the rest of the largest.
-
-    Nothing in it is counted twice, and under --preload, where all share one image, little is
-    missing. Where USS is not known, a worker's own is what it holds beyond its master: anything
-    up to that it may have from it, and the kernel counts it as anonymous memory of both.
-    """
-    if snapshot.kind == "plain":  # a whole tree: nothing is known of its parts
-        return sum(w.uss or 0 if w.exact else w.rss for w in snapshot.workers)
-    bytes = rest = 0
-    for worker in _everyone(snapshot):
-        # The fork of a worker shares what was the master's own; the other workers' is untouched.
-        own = _own(worker, snapshot, forked if worker is snapshot.master else 0.0)
-        bytes += own
-        rest = max(rest, worker.rss - own)
-    return bytes + rest
-
-
-def _own(worker: Worker, snapshot: Snapshot, since: float = 0.0) -> int:
-    """Bytes that are surely one process's own, what is swapped out left out."""
-    if worker.uss is not None and _after(worker, since) and _kept(worker, snapshot.at):
-        return worker.uss
-    master = snapshot.master
-    if worker is master:
-        return 0
-    anon = worker.rss if worker.anon is None else worker.anon
-    return max(anon - (master.anon or 0 if master is not None else 0), 0)
-
-
-def _forked(snapshot: Snapshot) -> float:
-    """When the youngest process was forked."""
-    return snapshot.at - min((w.age or 0.0 for w in _everyone(snapshot)), default=0.0)
-
-
-def _after(worker: Worker, since: float) -> bool:
-    return worker.measured_at is None or worker.measured_at >= since
-
-
-def _at_most(snapshot: Snapshot) -> int:
-    """An upper bound of the program's memory that costs next to nothing."""
-    bytes = snapshot.others
-    for worker in _everyone(snapshot):
-        bytes += worker.rss + (worker.swap or 0)
-    return bytes
-
-
-def wants(options: Options, snapshot: Snapshot, past: Past) -> tuple[WorkerId, ...]:
-    """Whose PSS and USS could change a verdict now, most important first.
-
-    Never read comes before read long ago, and everybody's turn comes, however many there are.
-    Those of whom something stands are due earlier: what is done about it is measured on them.
-    """
-    everyone = _everyone(snapshot)
-    wanted: set[WorkerId] = set()
-    ceiling = options.total_limit and options.total_limit.of(snapshot.available)
-    if ceiling and _at_most(snapshot) >= ceiling:
-        wanted.update(worker.id for worker in everyone)
-    urgent: set[Subject] = set()
-    if options.measure != "rss":
-        limit = options.limit and options.limit.of(snapshot.available)
-        if limit:
-            wanted.update(w.id for w in snapshot.workers if w.rss + (w.swap or 0) >= limit)
-        for (subject, kind), standing in past.standing.items():
-            if subject is not None and kind in MEASURED and not standing.opinion.excused:
-                wanted.add(subject)
-                if standing.act or not standing.told:
-                    urgent.add(subject)
-    if not wanted:
-        return ()
-    due: list[tuple[float, bool, int, WorkerId]] = []
-    for worker in everyone:
-        if worker.id in wanted:
-            soon = worker.id in urgent
-            period = min(options.confirm, RECENT) / 2 if soon else RECENT
-            at = _due(worker, snapshot.at, period)
-            if at <= snapshot.at:
-                due.append((at, not soon, -worker.rss, worker.id))
-    due.sort(key=lambda entry: entry[:3])
-    return tuple(id for *_, id in due)
-
-
-def _due(worker: Worker, now: float, period: float) -> float:
-    """When it is to be read again; before all times if it never was."""
-    if worker.uss is None or worker.pss is None:
-        return float("-inf")
-    if worker.measured_at is None:
-        return float("inf")  # a recording: it is as new as the tick
-    return worker.measured_at + period if worker.measured_at <= now else float("-inf")
-
-
-# --- how much is left -----------------------------------------------------------------------
-
-
-def ceiling_of(options: Options, snapshot: Snapshot, worker: Worker | None = None) -> int | None:
-    """What one worker may hold, bytes: its limit, else its share of the program's limit.
-
-    `worker`: where this one holds most of that share, or more, what its siblings leave to it.
-    """
-    if options.limit is not None:
-        limit = options.limit.of(snapshot.available)
-        if limit is not None:
-            return limit
-    whole = options.total_limit and options.total_limit.of(snapshot.available)
-    if not whole or not snapshot.workers:
-        return None
-    master = snapshot.master.rss if snapshot.master is not None else 0
-    share = max(int((whole - master - snapshot.others) / len(snapshot.workers)), 0)
-    if worker is None:
-        return share
-    held = measure(options, worker, snapshot.at)[0]
-    if held <= MOST * share:
-        return share
-    return max(share, held + int(max(whole - total(snapshot), 0) / len(snapshot.workers)))
-
-
-def headroom(options: Options, snapshot: Snapshot, worker: Worker) -> int | None:
-    """Bytes left to the tightest of the worker's limit, the program's, the cgroup's, the host's."""
-    left = []
-    limit = options.limit and options.limit.of(snapshot.available)
-    if limit and worker in snapshot.workers:
-        left.append(limit - measure(options, worker, snapshot.at)[0])
-    whole = options.total_limit and options.total_limit.of(snapshot.available)
-    if whole:
-        left.append(whole - total(snapshot))
-    if snapshot.free is not None:
-        left.append(snapshot.free)
-    return max(min(left), 0) if left else None
+# --- trends ---------------------------------------------------------------------------------
 
 
 class Trend(NamedTuple):
@@ -392,8 +218,8 @@ class TotalLimit:
         snapshot = scene.snapshot
         findings = scene.withdrawn(self.kind)
         whole = scene.options.total_limit and scene.options.total_limit.of(snapshot.available)
-        if whole and _at_most(snapshot) >= whole:
-            held, name = _total(snapshot)
+        if whole and at_most(snapshot) >= whole:
+            held, name = counted(snapshot)
             if held >= whole:
                 why = (
                     f"{units.size(held)} in master and {len(snapshot.workers)} workers ({name}), "
@@ -565,7 +391,7 @@ class Leak:
         if hurry is not None:
             held = measure(scene.options, worker, scene.snapshot.at)[0]
             if not settled(scene.options, worker, scene.snapshot.at):
-                held = _own(worker, scene.snapshot) + (worker.swap or 0)
+                held = own(worker, scene.snapshot) + (worker.swap or 0)
             if ceiling - held < self.hurry * hurry.span * hurry.rate:
                 return hurry
         return self._rushes(scene, worker, life, ceiling) if life.rush else None
@@ -1036,7 +862,7 @@ def _confirm(options: Options, past: Past) -> None:
 def examine(options: Options, snapshot: Snapshot, past: Past) -> dict[Subject, tuple[Verdict, ...]]:
     """The verdicts that stand, for those who have any; None stands for the program itself."""
     verdicts: dict[Subject, tuple[Verdict, ...]] = {}
-    present = {w.id for w in _everyone(snapshot)} if past.standing else set()
+    present = {w.id for w in everyone(snapshot)} if past.standing else set()
     for (subject, kind), s in past.standing.items():
         if subject is None or subject in present:
             since, o = s.since - past.shift, s.opinion

@@ -18,6 +18,7 @@ PURE = (
     ("options", "series", "needs", "ledger", "errorlog", "learning"),
     ("growth", "preflight", "attribution", "procedure"),
     ("past", "recycling", "restarting", "releases"),
+    ("sizes",),
     ("detectors",),
     ("procedures", "policy", "messages", "protocol", "recording", "advice"),
     ("report", "backtest", "runs", "cells", "curves"),

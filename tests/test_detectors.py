@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from supervisor_memwatch import detectors
 from supervisor_memwatch.model import RUNNING, Snapshot, Worker, WorkerId
 from supervisor_memwatch.options import Ceiling, Options
+from supervisor_memwatch.sizes import RECENT
 
 
 def line(start: float, per_minute: float, after: float = 0.0) -> Curve:
@@ -648,7 +649,7 @@ def test_a_leak_that_was_told_is_measured_on_and_always_the_same_way() -> None:
     """At the moment of an action its figures are those of a reading."""
     options = Options(limit=Ceiling(bytes=900 * MB), total_limit=None)
     program = Preloaded(reads=1, leaks=20)
-    whys, oldest = [], detectors.RECENT + 5
+    whys, oldest = [], RECENT + 5
     for _ in range(360):
         told = program.live(options, 5)
         whys += [verdict.why for verdict in told if verdict.kind == "leak"]
