@@ -19,7 +19,7 @@ import tty
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from . import screen
 from .screen import Line
@@ -114,8 +114,8 @@ class Terminal:
             for end in (self._woken, self._wake):
                 os.set_blocking(end, False)
             self._wakeup = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                self._before[number] = signal.signal(number, _end)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._before[number] = signal.signal(number, self._end)
             for number in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT):
                 self._before[number] = signal.signal(number, self._note)
             self._take()
@@ -148,10 +148,18 @@ class Terminal:
         """Seen to between two screens, never in the middle of one."""
         self._signals.append(number)
 
+    def _end(self, number: int, _: FrameType | None) -> None:
+        # At once, for a write may be held up; and noted, for what is raised while Python is in a
+        # finalizer is lost.
+        self._signals.append(number)
+        _raise(number)
+
     def _see_to_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
-            if number == signal.SIGTSTP:
+            if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                _raise(number)
+            elif number == signal.SIGTSTP:
                 self._give_back()
                 signal.signal(signal.SIGTSTP, signal.SIG_DFL)
                 signal.raise_signal(signal.SIGTSTP)  # here it stops, until `fg`
@@ -228,8 +236,8 @@ class Terminal:
         self._typed += self._decode.decode(data)
 
 
-def _end(number: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+def _raise(number: int) -> NoReturn:
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def split(text: str, ended: bool = False) -> tuple[list[str], str]:

@@ -1258,7 +1258,7 @@ def test_closing_and_forgetting_end_what_runs(preflights: trial.Preflights, stil
 
 def test_a_trial_may_print_without_end(preflights: trial.Preflights, still: Path) -> None:
     """Only the last of it is kept."""
-    code = "for n in range(50000): print('x' * 30, n)\nraise SystemExit('the end')"
+    code = "for n in range(50000): print('x' * 30, n, flush=True)\nraise SystemExit('the end')"
     preflights.ask(question(still, *PYTHON, code), time.time())
     _, proof = answer(preflights)
     assert (proof.ok, proof.text) == (False, "the end")

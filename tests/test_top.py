@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -590,6 +591,27 @@ def test_a_terminal_that_has_gone_is_the_end(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("sys.stdout", seen)
         with pytest.raises(EOFError), terminal.Terminal({}) as own:
             os.close(master)
+            own.keys(30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_end_is_not_lost_where_python_loses_exceptions(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is raised in a finalizer goes nowhere."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr("sys.unraisablehook", lambda lost: None)
+    master, slave = pty.openpty()
+    with open(master), open(slave) as typed, open(os.dup(slave), "w") as seen:
+        monkeypatch.setattr("sys.stdin", typed)
+        monkeypatch.setattr("sys.stdout", seen)
+        with pytest.raises((KeyboardInterrupt, SystemExit)), terminal.Terminal({}) as own:
+            thing = Finalized()
+            del thing
             own.keys(30)
 
 
