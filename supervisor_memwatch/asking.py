@@ -15,12 +15,12 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from . import messages, units
-from .config import Config, named, namespec
-from .control import RpcError, Supervisor
-from .journal import JournalError, Reader
+from .config import Config, namespec
+from .control import RpcError, Supervisor, without_login
+from .journal import JournalError, NoJournal, Reader
 
 ANSWERS = ("accepted", "held", "refused")
 SILENT = "silent"
@@ -30,8 +30,12 @@ AT_LEAST = 15.0  # and not less than so many seconds
 TAIL = 16 * 1024  # bytes of the listener's log in which the answer is sought
 JOURNAL_EVERY, LOG_EVERY = 0.1, 1.0  # seconds between two looks
 FOLLOW_EVERY, GONE_EVERY = 0.5, 5.0  # the same, while the end of an action is awaited
-# Supervisor's states in which a listener will hear of it.
+FOLLOWED = 1800.0  # the end of an action is awaited for so long
+# Supervisor's states in which a listener will hear of it, and those that a listener which is
+# being started again passes through: they are no news until they have lasted.
 UP = ("RUNNING", "STARTING")
+PASSING = ("STOPPING", "EXITED", "BACKOFF")
+LASTING, PASSING_EVERY = 3.0, 0.25  # seconds; and between two looks
 
 
 class Answer(NamedTuple):
@@ -79,13 +83,19 @@ def connect(
     password: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Supervisor:
-    """A client of the RPC: what is given comes first, then SUPERVISOR_USERNAME and _PASSWORD of
-    the environment, then [supervisorctl], then the server's section."""
+    """A client of the RPC: what is given comes first, then what stands in the address, then
+    SUPERVISOR_USERNAME and _PASSWORD of the environment, then [supervisorctl], then the server's
+    section. A password goes with no other name than its own."""
     url = url or config.server_url
-    known = config.credentials(url or "")
-    username = username or environ.get("SUPERVISOR_USERNAME") or known[0]
+    logins = (
+        without_login(url or "")[1] or (None, None),
+        (environ.get("SUPERVISOR_USERNAME"), environ.get("SUPERVISOR_PASSWORD")),
+        config.credentials(url or ""),
+    )
+    username = username or next((name for name, _ in logins if name), None)
     if password is None:
-        password = environ.get("SUPERVISOR_PASSWORD") or known[1]
+        theirs = (secret for name, secret in logins if secret and (name or username) == username)
+        password = next(theirs, None)
     return Supervisor(url, username, password, TIMEOUT)
 
 
@@ -119,7 +129,14 @@ def _put(supervisor: Supervisor, config: Config, id: str, text: str, wait: float
         if reader is None:
             _make_sure_of_the_log(supervisor, config, listener)
         supervisor.send_event("memwatch", text)
-        return _wait(supervisor, reader, listener, id, _patience(config, wait))
+        late = _late(time.time())
+        try:
+            answer = _wait(supervisor, reader, listener, id, _patience(config, wait))
+        except JournalError as error:
+            raise JournalError(f"{error}; {late}") from None
+        if answer.answer == SILENT:
+            return answer._replace(reason=f"{answer.reason}; {late}")
+        return answer
     finally:
         if reader is not None:
             reader.close()
@@ -128,8 +145,10 @@ def _put(supervisor: Supervisor, config: Config, id: str, text: str, wait: float
 def _reader(config: Config) -> Reader | None:
     """The journal; None where it is not there or not for us. Raises JournalError where it is
     there and of no use (another version's)."""
-    path = config.journal_path()
-    return Reader(path) if os.access(path, os.R_OK) else None
+    try:
+        return Reader(config.journal_path())
+    except NoJournal:
+        return None
 
 
 def _listener(supervisor: Supervisor, config: Config) -> str | Answer:
@@ -150,7 +169,8 @@ def _listener(supervisor: Supervisor, config: Config) -> str | Answer:
     for info in supervisor.programs():
         if info.get("group") == group:
             name = namespec(group, str(info.get("name")))
-            return _unless_down(name, str(info.get("statename"))) or name
+            down = _unless_down(name, str(info.get("statename")))
+            return (_gone(supervisor, name) or name) if down else name
     return Answer(
         SILENT,
         f"Supervisor does not know [eventlistener:{group}] of {config.path}: "
@@ -211,6 +231,8 @@ def _wait(
         if found is None and (last or now >= log_due):
             # A listener whose journal cannot be written answers in its log alone.
             found = _in_log(supervisor, listener, id) or _gone(supervisor, listener)
+            if found is not None and found.answer == SILENT and reader is not None:
+                found = answered(reader, id) or found  # it may have answered before it went
             log_due = time.monotonic() + LOG_EVERY
         if found is not None:
             return found._replace(id=id)
@@ -226,23 +248,27 @@ def answered(reader: Reader, id: str) -> Answer | None:
 
 
 def follow(
-    supervisor: Supervisor, config: Config, command: str, target: str, by: str, accepted: Answer
+    supervisor: Supervisor, config: Config, accepted: Answer, patience: float = FOLLOWED
 ) -> Answer:
-    """Wait for the end of what was accepted; the Answer has its result (done, failed, ...) or
-    that it is held after all.
+    """Wait for the end of what was accepted; the Answer has its result (done, failed, ...), that
+    it is held after all, or that it has not ended within `patience` seconds.
 
     Raises JournalError where the journal, in which the end is, cannot be read.
     """
     reader = Reader(config.journal_path())
     try:
         listener = _listener(supervisor, config)
-        gone_due = 0.0
+        until, gone_due = time.monotonic() + patience, 0.0
         while True:
             told = answered(reader, accepted.id)
             if told is not None and told.answer != "accepted":
                 return told
-            if told is not None and (end := _end_of(reader, command, target, by, told.id)):
-                return end._replace(id=accepted.id)
+            end = _end_of(reader, accepted.id)
+            if end is not None:
+                return end
+            if time.monotonic() >= until:
+                text = f"no end within {units.time(patience)}: it goes on, `memwatch history` tells"
+                return Answer(SILENT, text, accepted.id)
             if time.monotonic() >= gone_due:
                 gone = listener if isinstance(listener, Answer) else _gone(supervisor, listener)
                 if gone is not None:
@@ -253,19 +279,13 @@ def follow(
         reader.close()
 
 
-def _end_of(reader: Reader, command: str, target: str, by: str, id: str) -> Answer | None:
+def _end_of(reader: Reader, id: str) -> Answer | None:
     """How the action that the request `id` has led to ended; None: it has not yet."""
-    rows = reader.rows(
-        "SELECT procedures.id, procedures.namespec, procedures.state FROM procedures"
-        " JOIN answers ON procedures.begun >= answers.at - 1 WHERE answers.id = ?"
-        " AND procedures.ended IS NOT NULL ORDER BY procedures.begun",
-        (id,),
-    )
-    for procedure, name, state in rows:
-        found = json.loads(state)
-        pid = str(found["target"][0]) if found.get("target") else ""
-        ours = (found["action"], found["kind"], found["by"]) == (command, "request", by)
-        if not ours or not (target == pid or named(target, name)):
+    for procedure, name, state in reader.rows(
+        "SELECT id, namespec, state FROM procedures WHERE ended IS NOT NULL AND state LIKE ?",
+        (f'%"{id}"%',),
+    ):
+        if json.loads(state).get("request") != id:
             continue
         for text, data in reader.rows(
             "SELECT text, data FROM entries WHERE kind = 'outcome' AND namespec = ?"
@@ -274,7 +294,7 @@ def _end_of(reader: Reader, command: str, target: str, by: str, id: str) -> Answ
         ):
             outcome = json.loads(data)
             if outcome.get("procedure") == procedure:
-                return Answer(str(outcome.get("result")), str(text))
+                return Answer(str(outcome.get("result")), str(text), id)
     return None
 
 
@@ -289,15 +309,35 @@ def _in_log(supervisor: Supervisor, listener: str, id: str) -> Answer | None:
 
 
 def _gone(supervisor: Supervisor, listener: str) -> Answer | None:
-    """The listener was stopped while we waited."""
-    try:
-        infos: list[dict[str, Any]] = supervisor.programs()
-    except RpcError:
-        return None
-    for info in infos:
+    """The listener is down, or was removed, and that lasts; None: it is there or not known."""
+    until = time.monotonic() + LASTING
+    while True:
+        try:
+            state = _state(supervisor, listener)
+        except RpcError:
+            return None
+        if state is None:
+            return Answer(SILENT, f"the listener {listener} was removed from Supervisor")
+        if state not in PASSING or time.monotonic() >= until:
+            return _unless_down(listener, state)
+        time.sleep(PASSING_EVERY)
+
+
+def _state(supervisor: Supervisor, listener: str) -> str | None:
+    """In Supervisor's words; None: it has no such program. Raises RpcError."""
+    for info in supervisor.programs():
         if namespec(str(info.get("group")), str(info.get("name"))) == listener:
-            return _unless_down(listener, str(info.get("statename")))
-    return Answer(SILENT, f"the listener {listener} was removed from Supervisor")
+            return str(info.get("statename"))
+    return None
+
+
+def _late(sent: float) -> str:
+    """What may still come of a message without an answer. `sent`: epoch seconds."""
+    until = time.strftime("%H:%M:%S", time.localtime(sent + messages.TOO_OLD))
+    return (
+        f"it was sent and may still be carried out until {until} "
+        f"({units.time(messages.TOO_OLD)}): see `memwatch history`"
+    )
 
 
 def _no_answer(listener: str, patience: float) -> str:

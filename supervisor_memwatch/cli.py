@@ -354,9 +354,10 @@ def _add_request(command: Any, with_file: Any, name: str, help: str) -> None:
     )
     sub.set_defaults(command=name, seconds=None, force=False, wait=False)
     what = "a worker's pid, or a program with one worker" if name == "recycle" else "a program"
+    what += "; may be left out where only one program is watched"
     if name in ("pause", "resume"):
         what = "a program or group; default: all"
-    sub.add_argument("target", nargs="?", default="", metavar="TARGET", help=what)
+    sub.add_argument("target", nargs="?", metavar="TARGET", help=what)
     if name == "pause":
         sub.add_argument(
             "--for", dest="seconds", metavar="TIME", help="how long, 30m or 2h (default 1h)"
@@ -655,7 +656,9 @@ def _request(arguments: argparse.Namespace) -> int:
             seconds = 0.0
         if not 0 < seconds < 1e9:
             return fail(f"--for {arguments.seconds}: valid: a time such as 30m, 2h or 7d")
-    command, target, by = arguments.command, arguments.target, asking.myself()
+    command, target, by = arguments.command, arguments.target or "", asking.myself()
+    if arguments.target is not None and not target.strip():
+        return fail("TARGET is empty: name a program, or leave it out")
     try:
         config = configuration(arguments, command)
         with asking.connect(
@@ -673,7 +676,7 @@ def _request(arguments: argparse.Namespace) -> int:
             if arguments.wait and answer.answer == "accepted":
                 if not arguments.json:
                     print(asking.words(answer), flush=True)
-                answer = asking.follow(supervisor, config, command, target, by, answer)
+                answer = asking.follow(supervisor, config, answer)
     except (ConfigError, JournalError, RpcError) as error:
         return fail(error)
     if arguments.json:

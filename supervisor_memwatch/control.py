@@ -134,13 +134,15 @@ class Supervisor:
         password: str | None = None,
         timeout: float = 2.0,
     ) -> None:
-        self.url, login = _without_login(url or "")
+        self.url, login = without_login(url or "")
         if username is None and login is not None:
             username, password = login
         self.timeout = timeout
         self._login = ""
         if username is not None and password is not None:
-            token = binascii.b2a_base64(f"{username}:{password}".encode(), newline=False)
+            # Bytes of an argument or of the environment that are no UTF-8 go as they came.
+            whole = f"{username}:{password}".encode("utf-8", "surrogateescape")
+            token = binascii.b2a_base64(whole, newline=False)
             self._login = f"Authorization: Basic {token.decode()}\r\n"
         self._socket: socket.socket | None = None
 
@@ -276,7 +278,7 @@ class Supervisor:
         return f"{self._place}: {printable(error.strerror or error)}"
 
 
-def _without_login(url: str) -> tuple[str, tuple[str, str] | None]:
+def without_login(url: str) -> tuple[str, tuple[str, str] | None]:
     """An address without the name and password in it, and those.
 
     Of one that is not well formed, too much is taken for a login rather than too little.

@@ -52,10 +52,21 @@ class ControllerPlugin(ControllerPluginBase):  # type: ignore[misc]
     def do_memwatch(self, arg: str) -> None:
         # No docstring: it would be printed as the help. A result would end supervisorctl's shell.
         try:
-            status = self._run(shlex.split(arg))
+            words = shlex.split(arg)
+        except ValueError as error:  # a quotation without its end
+            self._say(f"memwatch: {error}; valid: {USAGE}")
+            self.ctl.exitstatus = 2
+            return
+        try:
+            status = self._run(words)
+            self.ctl.stdout.flush()
         except KeyboardInterrupt:
             self.ctl.output("")
             status = TROUBLE
+        except BrokenPipeError:
+            # The reader of our output has gone (`... | head`): nobody is there to be told.
+            _silence(self.ctl.stdout)
+            status = 0
         except Exception as error:
             self._say(f"memwatch: {type(error).__name__}: {error}")
             status = TROUBLE
@@ -64,24 +75,30 @@ class ControllerPlugin(ControllerPluginBase):  # type: ignore[misc]
 
     def _run(self, words: list[str]) -> int:
         """A command's exit status; what it prints goes where supervisorctl's output goes."""
+        if words in (["-h"], ["--help"]):
+            self.help_memwatch()
+            return 0
         if not words or words[0] not in COMMANDS:
             self._say(f"memwatch: valid: {USAGE}")
             return 2
         screen: Any = Screen(self.ctl.stdout)
         with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
             try:
-                arguments = cli.parser().parse_args([words[0], *self._own(words[0]), *words[1:]])
+                arguments = cli.parser().parse_args([words[0], *self._own(words), *words[1:]])
                 status: int = arguments.run(arguments)
             except SystemExit as ended:  # argparse's way out: usage, --help
                 status = ended.code if isinstance(ended.code, int) else 2
         return status
 
-    def _own(self, command: str) -> list[str]:
+    def _own(self, words: list[str]) -> list[str]:
         """supervisorctl's own file, address and login, as arguments."""
         options = self.ctl.options
         given = {"-c": getattr(options, "configfile", None)}
-        if command in ASKING:
-            given |= {"-s": options.serverurl, "-u": options.username, "-p": options.password}
+        if words[0] in ASKING:
+            given |= {"-s": options.serverurl}
+            # With an address or a name of the user's own, this password is somebody else's.
+            if not any(word.startswith(("-s", "-u")) for word in words[1:]):
+                given |= {"-u": options.username, "-p": options.password}
         # With "=", whatever a password begins with.
         return [f"{flag}={value}" for flag, value in given.items() if value is not None]
 
@@ -131,7 +148,9 @@ class ControllerPlugin(ControllerPluginBase):  # type: ignore[misc]
         if not before:
             found = [*COMMANDS]
         elif text.startswith("-"):
-            found = _flags(before[0])
+            found = [flag for flag, _ in _flags(before[0])]
+        elif any(before[-1] == flag and takes for flag, takes in _flags(before[0])):
+            found = []  # a time or a file: not for us to guess
         else:
             found = self._targets(before[0])
         return [f"{word} " for word in found if word.startswith(text)]
@@ -170,12 +189,24 @@ def _typed() -> str:
     return readline.get_line_buffer()
 
 
-def _flags(command: str) -> list[str]:
-    """The options of a command."""
+def _silence(out: Any) -> None:
+    """What is left in its buffer goes nowhere, so that nobody fails at it later."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())
+        os.close(nowhere)
+
+
+def _flags(command: str) -> list[tuple[str, bool]]:
+    """The options of a command, and whether a value follows."""
     for action in cli.parser()._actions:
         found = (getattr(action, "choices", None) or {}).get(command)
         if found is not None:
-            return [flag for option in found._actions for flag in option.option_strings]
+            return [
+                (flag, option.nargs != 0)
+                for option in found._actions
+                for flag in option.option_strings
+            ]
     return []
 
 

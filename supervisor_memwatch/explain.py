@@ -17,6 +17,7 @@ from .model import (
     IMBALANCE,
     LEAK,
     MASTER_GROWTH,
+    PENDING,
     PLATEAU,
     RUNNING,
     SPIKE,
@@ -50,7 +51,8 @@ LETS_GO = {
     "budget": "or at once with --force",
     "cooldown": "or at once with --force",
     "window": "or at once for what a person asks for, and for what is over a limit",
-    "preflight": "when a new worker would boot: mend the application, it is tried again by itself",
+    "preflight": "when a new worker would boot: mend the application; what a verdict asks for is "
+    "tried again by itself",
     "preflight_pending": "within seconds",
     "deploy": "when its files have not changed for a few seconds",
     "max_programs_at_once": "when the other one has ended",
@@ -74,6 +76,9 @@ STEPS = {
     "starting": "it is being started",
     "settling": "what came back is about to be measured",
 }
+# A request waits for these; any other guard is the end of it.
+GIVEN_UP = "that request was given up: ask again then"
+WAITED_FOR = (*PENDING, "max_programs_at_once")
 FEW = 3  # requests and refusals of the past that are shown
 
 
@@ -90,13 +95,21 @@ def explain(
     seconds. options: the program's, for what a verdict still lacks. paused_until: epoch seconds.
     """
     name = program["namespec"]
-    own = [entry for entry in entries if entry.namespec in (name, "")]
+    own = [entry for entry in entries if _concerns(entry, name)]
     verdicts = [
         {"who": who, **verdict, "lacks": lacks(verdict, now, options, limit)}
         for who, limit, found in _holders(program)
         for verdict in found
     ]
-    held = [{**reason, "lets_go": lets_go(reason["code"], name)} for reason in program["held"]]
+    wanted = any(verdict["act"] for verdict in verdicts)
+    held = [
+        {
+            **reason,
+            "lets_go": lets_go(reason["code"], name),
+            "given_up": not wanted and reason["code"] not in WAITED_FOR,
+        }
+        for reason in program["held"]
+    ]
     paused = paused_until if paused_until is not None and paused_until > now else None
     found = {
         "namespec": name,
@@ -113,7 +126,7 @@ def explain(
         "last_action": program["last_action"],
         "plan": _plan(program["last_action"], own),
         "refused": _refused(own, {reason["code"] for reason in held}),
-        "requests": [_entry(entry) for entry in own if entry.kind == "request"][-FEW:],
+        "requests": _requests(own),
     }
     return {"namespec": name, "answer": _answer(found, now), **found}
 
@@ -257,6 +270,24 @@ def _refused(entries: Iterable[Entry], standing: Collection[str]) -> list[dict[s
     return [{"code": code, **_entry(entry)} for code, entry in newest]
 
 
+def _concerns(entry: Entry, namespec: str) -> bool:
+    """Whether it is about the program, or about all; what was refused there was about none."""
+    if entry.namespec == "":
+        return entry.data.get("answer") != "refused"
+    return entry.namespec == namespec
+
+
+def _requests(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """The latest, each with what was answered last."""
+    latest: dict[object, Entry] = {}
+    for number, entry in enumerate(entries):
+        if entry.kind == "request":
+            id = entry.data.get("id", number)
+            latest.pop(id, None)
+            latest[id] = entry
+    return [_entry(entry) for entry in latest.values()][-FEW:]
+
+
 def _entry(entry: Entry) -> dict[str, Any]:
     return {"at": entry.at, "text": entry.text}
 
@@ -287,9 +318,11 @@ def _answer(found: Mapping[str, Any], now: float) -> str:
     if found["verdicts"]:
         return f"It has its eye on {_named(found['verdicts'][0])}, which is not sure yet."
     if not found["no_leak"] and not found["quiet"]["pids"]:
-        return "It does nothing: no worker is seen."
+        what = "no process of it" if found["kind"] == "plain" else "no worker"
+        return f"It does nothing: {what} is seen."
     if not found["quiet"]["pids"] and all(v["kind"] == WARMING_UP for v in found["no_leak"]):
-        return "It does nothing yet: every worker is too young to be judged."
+        who = "it" if found["kind"] == "plain" else "every worker"
+        return f"It does nothing yet: {who} is too young to be judged."
     return "It does nothing, for there is nothing to do: no leak, nobody over a limit."
 
 
@@ -319,7 +352,8 @@ def words(found: Mapping[str, Any], now: float) -> list[str]:
     for held in found["held"]:
         out.append(f"  held ({held['code']}): {held['text']}")
         until = None if held["until"] is None else f"in {_time(held['until'] - now)}"
-        out.append("    it lets go " + ", ".join(filter(None, (until, held["lets_go"]))))
+        line = "    it lets go " + ", ".join(filter(None, (until, held["lets_go"])))
+        out.append(line + (f"; {GIVEN_UP}" if held["given_up"] else ""))
     out += _terms(found, now)
     if found["last_action"]:
         out += _last_words(found["last_action"], found["plan"], now)

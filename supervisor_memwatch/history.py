@@ -55,25 +55,13 @@ def read(
     reader = Reader(config.journal_path())
     try:
         _make_sure_of(reader, names)
-        ends = {
-            entry.data.get("procedure"): entry for entry in entries(reader, begin, ("outcome",))
-        }
-        plans = {
-            entry.data.get("procedure"): entry
-            for entry in entries(reader, begin - LATELY, ("intent",))
-        }
-        actions = [
-            _action(id, name, begun, ended, _object(state), plans.get(id), ends.get(id))
-            for id, name, begun, ended, state in reader.rows(
-                "SELECT id, namespec, begun, ended, state FROM procedures"
-                " WHERE ended IS NULL OR ended >= ? ORDER BY begun",
-                (begin,),
-            )
-        ]
-        events = [_event(entry) for entry in entries(reader, begin, EVENTS)]
+        # Which are of these programs is known here alone, so with names all are read.
+        newest = None if names else most
+        events = [_event(entry) for entry in entries(reader, begin, EVENTS, newest)]
+        actions = _actions(reader, begin, newest)
     finally:
         reader.close()
-    wanted = [found for found in [*actions, *events] if _wanted(found["namespec"], names)]
+    wanted = [found for found in [*actions, *events] if _wanted(found, names)]
     wanted.sort(key=_at)
     if most is not None:
         wanted = wanted[max(len(wanted) - most, 0) :]
@@ -86,14 +74,38 @@ def read(
     }
 
 
-def entries(reader: Reader, after: float, kinds: Sequence[str] = ()) -> list[Entry]:
-    """The journal's entries, oldest first; of these kinds only, if any are named."""
-    where = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+def _actions(reader: Reader, begin: float, newest: int | None) -> list[dict[str, Any]]:
+    """Those that had not ended by then, oldest first; so many of the newest, or all."""
     rows = reader.rows(
-        f"SELECT at, namespec, kind, text, data, level FROM entries WHERE at >= ?{where}"
-        " ORDER BY seq",
-        (after, *kinds),
+        "SELECT id, namespec, begun, ended, state FROM procedures"
+        " WHERE ended IS NULL OR ended >= ? ORDER BY begun DESC LIMIT ?",
+        (begin, -1 if newest is None else newest),
+    )[::-1]
+    # Of a few actions only what was written since the first of them is of use.
+    first = rows[0][2] - 1.0 if rows and newest is not None else begin - LATELY
+    said = entries(reader, max(first, begin - LATELY), ("intent", "outcome")) if rows else []
+    plans, ends = (
+        {entry.data.get("procedure"): entry for entry in said if entry.kind == kind}
+        for kind in ("intent", "outcome")
     )
+    return [
+        _action(id, name, begun, ended, _object(state), plans.get(id), ends.get(id))
+        for id, name, begun, ended, state in rows
+    ]
+
+
+def entries(
+    reader: Reader, after: float, kinds: Sequence[str] = (), newest: int | None = None
+) -> list[Entry]:
+    """The journal's entries, oldest first; of these kinds only, if any are named; so many of the
+    newest, or all."""
+    where = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+    order = "ORDER BY seq" if newest is None else "ORDER BY at DESC, seq DESC LIMIT ?"
+    rows = reader.rows(
+        f"SELECT at, namespec, kind, text, data, level FROM entries WHERE at >= ?{where} {order}",
+        (after, *kinds, *([] if newest is None else [newest])),
+    )
+    rows = rows if newest is None else rows[::-1]
     return [
         Entry(at, name, kind, text, _object(data), level)
         for at, name, kind, text, data, level in rows
@@ -125,9 +137,14 @@ def _make_sure_of(reader: Reader, names: Sequence[str]) -> None:
         raise JournalError(f"not in the journal: {listed[0]}; it has: {listed[1] or 'nothing'}")
 
 
-def _wanted(namespec: str, names: Sequence[str]) -> bool:
-    # What was asked of several programs at once stands under none of them.
-    return not names or not namespec or any(named(name, namespec) for name in names)
+def _wanted(found: Mapping[str, Any], names: Sequence[str]) -> bool:
+    if not names:
+        return True
+    if not found["namespec"]:
+        # What was asked of several programs at once stands under none of them; what was refused
+        # there was about none.
+        return bool(found["data"].get("answer") != "refused")
+    return any(named(name, found["namespec"]) for name in names)
 
 
 def _action(
@@ -215,7 +232,10 @@ def _outcome(action: Mapping[str, Any]) -> str:
 
 def stamp(at: float) -> str:
     """2026-01-31 12:00:05, local time."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    except (OverflowError, ValueError, OSError):  # a damaged row: no year has that time
+        return f"at {at:g}"
 
 
 # -- explain
@@ -249,7 +269,13 @@ def explained(config: Config, names: Sequence[str], after: float | None = None) 
         options = config.options(group, process or group)
         paused = found.paused.get(program["namespec"])
         programs.append(explain.explain(program, past, now, options, paused))
-    document = {"version": __version__, "time": now, "since": after, "programs": programs}
+    document = {
+        "version": __version__,
+        "time": now,
+        "since": after,
+        "silence": found.silence or None,
+        "programs": programs,
+    }
     return Explained(document, found.silence)
 
 
@@ -262,4 +288,10 @@ def _plans(reader: Reader, programs: Iterable[Mapping[str, Any]]) -> list[Entry]
 def explained_words(document: Mapping[str, Any]) -> str:
     """`memwatch explain` as people read it."""
     blocks = [explain.words(program, document["time"]) for program in document["programs"]]
-    return "\n\n".join("\n".join(lines) for lines in blocks) or "no program is watched"
+    if document["silence"]:
+        # First, for all that follows is the past.
+        old = f"This is what the listener saw last, and no longer so: {document['silence']}."
+        blocks.insert(0, [units.printable(old, 1000)])
+    elif not blocks:
+        return "no program is watched"
+    return "\n\n".join("\n".join(lines) for lines in blocks)

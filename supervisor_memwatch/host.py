@@ -77,6 +77,14 @@ def machine() -> Machine:
     )
 
 
+def pid_space() -> str | None:
+    """Which processes' pids we see: those of a container are others than the host's."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
 def group_of(pid: int) -> Group | None:
     """The memory control group of a process; None where there is none."""
     text = _read(f"{PROC}/{pid}/cgroup")

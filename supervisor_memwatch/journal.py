@@ -63,6 +63,10 @@ class JournalError(Exception):
     """The journal cannot be used; the text says why and what to do."""
 
 
+class NoJournal(JournalError):
+    """There is none yet, or none that can be read from here."""
+
+
 class Journal:
     """The listener's side: writes that never raise."""
 
@@ -395,34 +399,59 @@ class Reader:
     """Every other command's side: reads a journal that a listener may be writing."""
 
     def __init__(self, path: str) -> None:
-        """Raises JournalError where there is no journal that can be read."""
+        """Raises JournalError: NoJournal where there is none that can be read, else where it is
+        another version's."""
         self.path = path
         if not os.path.exists(path):
-            raise JournalError(
-                f"{path}: no journal there yet: has the listener run? If it has, its log says why "
-                "it could not write there"
-            )
+            raise NoJournal(_nothing_there(path))
         try:
             self._db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0)
+        except sqlite3.Error as error:
+            raise NoJournal(_advice(path, error)) from None
+        try:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
-            hint = "" if os.access(path, os.R_OK) else ": read it as the listener's user"
-            raise JournalError(f"{path}: {error}{hint}") from None
-        if version != len(MIGRATIONS):
-            raise JournalError(
-                f"{path}: journal version {version}, this memwatch reads {len(MIGRATIONS)}: "
-                "use the memwatch that the listener runs"
-            )
+            self.close()
+            raise NoJournal(_advice(path, error)) from None
+        if version == len(MIGRATIONS):
+            return
+        self.close()
+        if version == 0:  # somebody's empty file, or a listener that is about to write
+            raise NoJournal(_nothing_there(path))
+        raise JournalError(
+            f"{path}: journal version {version}, this memwatch reads {len(MIGRATIONS)}: "
+            "use the memwatch that the listener runs"
+        )
 
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Raises JournalError."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: {error}") from None
+            raise JournalError(_advice(self.path, error)) from None
 
     def close(self) -> None:
         self._db.close()
+
+
+def _nothing_there(path: str) -> str:
+    return (
+        f"{path}: no journal there yet: has the listener run? If it has, its log says why "
+        "it could not write there"
+    )
+
+
+def _advice(path: str, error: sqlite3.Error) -> str:
+    """An error of SQLite's, and what to do about it."""
+    if _is_damaged(error):
+        do = ": restart the listener: it moves a damaged journal aside and begins another"
+    elif "locked" in str(error):
+        do = ": somebody else holds it: try again"
+    elif not os.access(path, os.R_OK) or "open" in str(error) or "readonly" in str(error):
+        do = ": read it as the listener's user or as root"  # its -wal and -shm as well
+    else:
+        do = ": the listener's log may say more"
+    return f"{path}: {error}{do}"
 
 
 def _quoted(path: str) -> str:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from . import __version__, errorlog, journal, messages, policy, procedures, report, units
+from . import __version__, errorlog, host, journal, messages, policy, procedures, report, units
 from .config import Config, listeners_of, named, namespec
 from .control import RpcError, Supervisor, send
 from .journal import Journal, Statement
@@ -59,6 +59,8 @@ PERIODS = {"TICK_5": 5.0, "TICK_60": 60.0, "TICK_3600": 3600.0}
 # has waited in the queue, and a newer one is on its way.
 LATE = 3.0
 PAUSE = 3600.0  # a pause without a length
+# Of a request that was accepted and has not begun: the answer is changed when it has.
+WAITS = "begins when the preflight has passed"
 NOT_CALLED = 0  # in place of a fault's code: the call was not even made
 
 
@@ -255,6 +257,19 @@ class Listener:
         for id, name, state in rows:
             if name not in self.watches or self.watches[name].procedure is None:
                 self._resume(id, name, state, at)
+        self._give_up_waiting(at)
+
+    def _give_up_waiting(self, at: float) -> None:
+        """Say of requests that a listener before us accepted and did not begin that they are lost:
+        their situation is over, whoever asked may ask again."""
+        ours = {watch.asked[2] for watch in self.watches.values() if watch.asked is not None}
+        rows = self.journal.rows(
+            "SELECT id FROM answers WHERE answer = 'accepted' AND reason LIKE ?", (f"% {WAITS}",)
+        )
+        for (id,) in rows:
+            if id not in ours:
+                reason = "the listener was restarted before it began: ask again"
+                self._after_all(id, "held", reason, at)
 
     def _resume(self, id: str, name: str, state: str, at: float) -> None:
         try:
@@ -457,10 +472,11 @@ class Listener:
                 rows.append(_sample_row(snapshot))
         rows.extend(_procedure_row(watch) for watch in begun)
         for watch, _, _ in seen:
-            for answer in watch.answers():
-                rows.append(journal.answer_update(*answer))
-                if answer[1] != "accepted":  # which was said already
-                    self._reply(*answer)
+            for id, answer, reason in watch.answers():
+                if answer == "accepted":  # which was said already
+                    rows.append(journal.answer_update(id, answer, reason))
+                else:
+                    self._after_all(id, answer, reason, at)
         rows.append(journal.fact_row("listener", self._facts()))
         if samples:
             self._due["samples"] = at + SAMPLES_EVERY
@@ -561,7 +577,11 @@ class Listener:
         self._read_configs()
         self.infos = infos
         for name in [name for name in self.watches if name not in infos]:
-            if self.watches[name].procedure is None:
+            watch = self.watches[name]
+            if watch.procedure is None:
+                if watch.asked is not None:
+                    reason = "the program is gone from Supervisor"
+                    self._after_all(watch.asked[2], "held", reason, self.clock.at())
                 del self.watches[name]
                 self.sampler.forget(name)
                 self.preflights.forget(name)
@@ -666,14 +686,35 @@ class Listener:
         answer, reason, name = "refused", message.refused, ""
         if not message.refused:
             self._refresh(at)  # the next TICK may be an hour away
-            watches, worker = self._targets(message.target)
+            watches, worker = self._targets(message.target, message.command)
             name = watches[0].namespec if len(watches) == 1 else ""
             answer, reason = self._grant(message, watches, worker, at)
         self.journal.write([journal.answer_row(message.id, at, answer, reason)])
         asked = " ".join(word for word in (message.command, message.target) if word)
-        words = f"{asked or 'a request'} by {message.by}: {answer}: {reason}"
-        self._record([Entry(at, name, "request", words, {"id": message.id})])
+        asked = f"{asked or 'a request'} by {message.by}"
+        data = {"id": message.id, "asked": asked, "answer": answer}
+        self._record([Entry(at, name, "request", f"{asked}: {answer}: {reason}", data)])
         self._reply(message.id, answer, reason)
+
+    def _after_all(self, id: str, answer: str, reason: str, at: float) -> None:
+        """A request that was accepted comes to nothing: said wherever it was answered."""
+        found = self.journal.rows("SELECT at FROM answers WHERE id = ?", (id,))
+        if not found:
+            return  # it is being answered just now
+        asked, name = "a request", ""
+        for about, text in self.journal.rows(
+            "SELECT namespec, data FROM entries WHERE at = ? AND kind = 'request'", found[0]
+        ):
+            try:
+                told = json.loads(text)
+                if told["id"] == id:
+                    asked, name = str(told["asked"]), about
+            except (KeyError, TypeError, ValueError):
+                continue  # damaged, or of a version that did not say it
+        self.journal.write([journal.answer_update(id, answer, reason)])
+        data = {"id": id, "asked": asked, "answer": answer}
+        self._record([Entry(at, name, "request", f"{asked}: {answer}: {reason}", data, "WARN")])
+        self._reply(id, answer, reason)
 
     def _reply(self, id: str, answer: str, reason: str) -> None:
         """For those who ask and may not read the journal, or cannot."""
@@ -738,24 +779,24 @@ class Listener:
         watch.ask(decision, at, message.id)
         self._look([watch], at)
         if watch.proving:
-            return "accepted", f"{message.command} begins when the preflight has passed"
-        if watch.procedure is not None:
+            return "accepted", f"{message.command} {WAITS}"
+        if watch.procedure is not None and watch.procedure.request == message.id:
             return "accepted", f"{message.command} has begun"
         if watch.held:
             return "held", "; ".join(reason.text for reason in watch.held)
         return "refused", str(watch.last_action["text"]) if watch.last_action else "it cannot begin"
 
-    def _targets(self, target: str) -> tuple[list[Watch], WorkerId | None]:
+    def _targets(self, target: str, command: str) -> tuple[list[Watch], WorkerId | None]:
         """The watches a request is about, and the worker where it names a pid."""
         if not target:
             return list(self.watches.values()), None
-        if target.isascii() and target.isdigit():
+        found = [watch for name, watch in self.watches.items() if named(target, name)]
+        # A program may be named like a number; what is recycled is named by its pid.
+        if target.isascii() and target.isdigit() and (command == "recycle" or not found):
             for watch in self.watches.values():
                 for worker in watch.workers():
                     if worker.id.pid == int(target):
                         return [watch], worker.id
-            return [], None
-        found = [watch for name, watch in self.watches.items() if named(target, name)]
         return found, None
 
     # -- telling -----------------------------------------------------------------------
@@ -820,6 +861,7 @@ class Listener:
         usage = os.times()
         return {
             "pid": os.getpid(),
+            "pid_space": host.pid_space(),
             "ticks": self.ticks,
             "last_tick": self.last_tick,
             "seen_at": time.time(),  # last_tick by the machine's clock, which may have been set

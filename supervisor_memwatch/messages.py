@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .units import printable
 
@@ -20,7 +20,10 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A request that can be carried out, or not: `refused` says why."""
+    """A request that can be carried out, or not: `refused` says why.
+
+    Of one that is refused, what is known of it is there for the journal's line, and printable.
+    """
 
     id: str
     command: str = ""
@@ -56,23 +59,29 @@ def read(text: str, now: float) -> Message | None:
     id = data.get("id")
     if not isinstance(id, str) or not _ID.fullmatch(id):
         return None
+    by, command, target = data.get("by") or "somebody", data.get("command"), data.get("target")
+    asked = Message(id, by=printable(by, 100) if isinstance(by, str) else "somebody")
     if data.get("v") != 1:
-        return Message(id, refused="not version 1 of the message: use the listener's own memwatch")
-    command = data.get("command")
+        what = "not version 1 of the message: use the listener's own memwatch"
+        return replace(asked, refused=what)
     if command not in COMMANDS:
-        return Message(id, refused=f"unknown command; valid: {', '.join(COMMANDS)}")
-    at = data.get("at")
-    if isinstance(at, bool) or not isinstance(at, int | float):
-        return Message(id, refused="at has to be a time, in seconds since the epoch")
-    if not now - TOO_OLD <= at <= now + TOO_OLD:
-        return Message(id, refused=f"not sent within the last {TOO_OLD:.0f} s")
-    target, by, seconds = data.get("target") or "", data.get("by") or "somebody", data.get("for")
+        return replace(asked, refused=f"unknown command; valid: {', '.join(COMMANDS)}")
+    asked = replace(asked, command=command)
+    # Only what is missing means every program: [], 0 or false is somebody's mistake.
+    target = "" if target is None else target
     if not isinstance(target, str) or not isinstance(by, str):
-        return Message(id, refused="target and by have to be text")
+        return replace(asked, refused="target and by have to be text")
+    asked = replace(asked, target=printable(target, 100))
+    at, seconds = data.get("at"), data.get("for")
+    if isinstance(at, bool) or not isinstance(at, int | float):
+        return replace(asked, refused="at has to be a time, in seconds since the epoch")
+    if not now - TOO_OLD <= at <= now + TOO_OLD:
+        return replace(asked, refused=f"not sent within the last {TOO_OLD:.0f} s")
     if not target.isprintable() or len(target) > LONGEST:
-        return Message(id, refused="target has to be the name of a program or the pid of a worker")
+        what = "target has to be the name of a program or the pid of a worker"
+        return replace(asked, refused=what)
     if seconds is not None and (
         isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9
     ):
-        return Message(id, refused="for has to be a number of seconds")
-    return Message(id, command, target, seconds, data.get("force") is True, printable(by, 100))
+        return replace(asked, refused="for has to be a number of seconds")
+    return replace(asked, target=target, seconds=seconds, force=data.get("force") is True)

@@ -58,6 +58,7 @@ class Procedure:
     kind: str  # the verdict's kind, or "request"
     why: str
     by: str = "memwatch"
+    request: str = ""  # the id of the request it answers
     attempts: int = 0  # starts that were tried
     up: bool = False  # it was seen starting or running since the last of them
     trouble: str = ""  # the last thing that went wrong

@@ -77,6 +77,10 @@ def curves(rows: Iterable[tuple[float, str, Sequence[Any]]]) -> dict[str, dict[s
 
 def settle(state: State, data: Data) -> State:
     """The place that is left after the list has changed: the chosen row is there and visible."""
+    if state.question is not None and not _fits(state, data):
+        # What cannot be read to its end is not asked.
+        text = "the terminal is too small for the question: make it larger; nothing was done"
+        state = replace(state, question=None, message=text)
     found = keys(state, data)
     chosen = state.chosen
     if chosen not in found:
@@ -112,9 +116,17 @@ def once(state: State, data: Data) -> list[Line]:
 
 
 def _room(state: State, data: Data) -> int:
-    """Rows for the list: what is above (with the heads of the columns), and what is below it."""
-    taken = len(_notices(state, data)) + 1 + len(_pane(state, data)) + len(_foot_lines(state))
-    return max(0, state.rows - taken)
+    """Rows for the list."""
+    return max(0, state.rows - _taken(state, data))
+
+
+def _taken(state: State, data: Data) -> int:
+    """Rows for what is above the list (with the heads of the columns), and what is below it."""
+    return len(_notices(state, data)) + 1 + len(_pane(state, data)) + len(_foot_lines(state))
+
+
+def _fits(state: State, data: Data) -> bool:
+    return _taken(state, data) <= state.rows
 
 
 def _fill(lines: Sequence[Line], rows: int) -> list[Line]:

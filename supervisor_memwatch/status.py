@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from . import __version__, report, units
+from . import __version__, host, report, units
 from .config import Config, named
 from .detectors import Past
 from .journal import JournalError, Reader
@@ -43,7 +43,7 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         saved = dict(reader.rows("SELECT namespec, state FROM watches"))
     finally:
         reader.close()
-    told = json.loads(facts[0][0]) if facts else {}
+    told = _told(reader.path, facts[0][0]) if facts else {}
     known = {row[0] for row in latest}
     unknown = [name for name in names if not any(named(name, spec) for spec in known)]
     if unknown:
@@ -57,19 +57,18 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         if names and not any(named(name, namespec) for name in names):
             continue
         group, _, process = namespec.partition(":")
-        seen = json.loads(view)
-        if seen.get("advice"):
-            advice[namespec] = [str(text) for text in seen["advice"]]
-        if (seen.get("paused_until") or 0.0) > now:
-            paused[namespec] = float(seen["paused_until"])
-        programs.append(
-            report.program_json(
-                report.snapshot_from_json(json.loads(snapshot)),
-                seen,
-                config.options(group, process or group),
-                _past(saved.get(namespec)),
-            )
-        )
+        options = config.options(group, process or group)
+        try:
+            seen = json.loads(view)
+            told_of = report.snapshot_from_json(json.loads(snapshot))
+            past = _past(saved.get(namespec))
+            programs.append(report.program_json(told_of, seen, options, past))
+            if seen.get("advice"):
+                advice[namespec] = [str(text) for text in seen["advice"]]
+            if (seen.get("paused_until") or 0.0) > now:
+                paused[namespec] = float(seen["paused_until"])
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
+            raise _damaged(reader.path, f"the row of {units.printable(namespec)}") from None
     document = {
         "version": __version__,
         "time": now,
@@ -77,6 +76,24 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         "programs": programs,
     }
     return Status(document, _silence(told, now), advice, paused)
+
+
+def _told(path: str, text: str) -> dict[str, Any]:
+    """What the listener says of itself. Raises JournalError."""
+    try:
+        told = json.loads(text)
+        if told.keys() >= {"pid", "ticks"} and isinstance(told["pid"], int):
+            return dict(told)
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise _damaged(path, "what the listener says of itself")
+
+
+def _damaged(path: str, what: str) -> JournalError:
+    return JournalError(
+        f"{path}: {what} is damaged; the listener writes it anew at its next look: if it does "
+        "not, restart it"
+    )
 
 
 def document(config: Config, names: Sequence[str] = ()) -> dict[str, Any]:
@@ -99,7 +116,9 @@ def _silence(told: Mapping[str, Any], now: float) -> str:
     last, period = _last_tick(told), told.get("period")
     if not last or not period:
         return "the listener has not ticked yet"
-    if _is_gone(int(told["pid"]), last):
+    # From another container its pid says nothing.
+    here = told.get("pid_space") == host.pid_space()
+    if here and _is_gone(int(told["pid"]), last):
         gone = f"the listener (pid {told['pid']}) is gone"
         return f"{gone}, and no other has ticked since: this is the last it saw"
     if now - last > MISSED * period + SLACK:

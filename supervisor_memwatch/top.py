@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from . import keyboard, screen, status, terminal
 from .config import Config
@@ -80,9 +81,7 @@ class Feed:
             found.document,
             found.silence,
             found.advice,
-            screen.curves(
-                (at, name, json.loads(row)) for at, name, row in samples if name in shown
-            ),
+            screen.curves((at, name, _sample(row)) for at, name, row in samples if name in shown),
             until,
             found.paused,
             _clock(),
@@ -94,6 +93,14 @@ class Feed:
 
         found = history.explained(self.config, [namespec])
         return history.explained_words(found.document).split("\n")
+
+
+def _sample(text: str) -> list[list[Any]]:
+    """The workers of a sample; none where it is damaged: the other curves are worth drawing."""
+    try:
+        return [row for row in json.loads(text) if len(row) >= 7 and row[2] is not None]
+    except (ValueError, TypeError):
+        return []
 
 
 def _clock() -> str:

@@ -243,7 +243,7 @@ class Watch:
         self._anew = any(wanted.action == "restart" for wanted in pending)
         if request is not None and (self.proving if decision is None else not decision.verdict):
             self.asked = asked  # until it begins
-        if asked is not None and self.asked is None and decision is None:
+        if asked is not None and self.asked is None:
             reasons = (reason.text for wanted, reason in refused if wanted is request)
             self._answers.append((asked[2], "held", "; ".join(reasons)))
         entries: list[Entry] = []
@@ -381,6 +381,7 @@ class Watch:
         self.procedure = replace(procedure, **self._prospects(decision, snapshot, size, measure))
         self.actions.append(snapshot.at)
         if self.asked is not None:
+            self.procedure = replace(self.procedure, request=self.asked[2])
             self._answers.append((self.asked[2], "accepted", f"{decision.action} has begun"))
             self.asked = None
         told = (decision.verdict,) if decision.verdict else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from supervisor_memwatch.asking import Answer, ask
 from supervisor_memwatch.config import Config, load
 from supervisor_memwatch.control import RpcError, Tail
 from supervisor_memwatch.journal import Journal, JournalError, answer_row, answer_update
+from supervisor_memwatch.model import Command
 
 EVENTS = "TICK_5,PROCESS_STATE,REMOTE_COMMUNICATION"
 CONF = """
@@ -100,6 +102,8 @@ class Host:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.setattr(asking, "LOG_EVERY", 0.02)
     monkeypatch.setattr(asking, "JOURNAL_EVERY", 0.01)
+    monkeypatch.setattr(asking, "LASTING", 0.05)
+    monkeypatch.setattr(asking, "PASSING_EVERY", 0.01)
     made = Host(tmp_path)
     yield made
     made.journal.close()
@@ -256,6 +260,53 @@ def test_a_listener_that_runs_and_is_silent_has_a_log(host: Host) -> None:
     assert "`supervisorctl tail memwatch stderr`" in found.reason
 
 
+def test_what_was_sent_and_not_answered_may_still_be_done(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until when is said; also where the journal could be read only before it was sent."""
+    host.listener.answers = lambda message: None
+    late = r"it was sent and may still be carried out until \d\d:\d\d:\d\d \(1m\): see "
+    assert re.search(late, host.ask(wait=0.1).reason)
+
+    def lost(*_: object) -> None:
+        raise JournalError("disk I/O error")
+
+    monkeypatch.setattr(asking, "answered", lost)
+    with pytest.raises(JournalError, match=f"disk I/O error; {late}"):
+        host.ask()
+    host.listener.state = "STOPPED"
+    assert "it was sent" not in host.ask().reason
+
+
+@pytest.mark.parametrize("state", ["STOPPING", "EXITED", "BACKOFF"])
+def test_a_listener_that_is_being_started_again_is_not_down(
+    host: Host, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Supervisor has it back within a second: before the message, and while it is answered."""
+    monkeypatch.setattr(asking, "LASTING", 30.0)
+    looks = iter(range(9))
+    programs = host.listener.programs
+
+    def back() -> list[dict[str, Any]]:
+        if next(looks, None) == 2:
+            host.listener.state = "STARTING"
+            if host.listener.heard:
+                host.accept(host.listener.heard[0])
+        return programs()
+
+    host.listener.programs = back  # type: ignore[method-assign]
+    host.listener.state = state
+    assert host.ask().answer == "accepted"
+
+    def restarted(message: messages.Message) -> None:
+        nonlocal looks
+        looks, host.listener.state = iter(range(9)), state
+        host.listener.heard[:] = [message]
+
+    host.listener.answers = restarted
+    assert host.ask(wait=60).answer == "accepted"
+
+
 def test_without_a_section_or_deaf_or_unknown_nothing_is_sent(host: Host) -> None:
     """Each has its own words."""
     for config, words in (
@@ -275,6 +326,22 @@ def test_messages_are_heard_under_every_spelling(host: Host, events: str) -> Non
     assert host.ask(config=host.hearing(events)).answer == "accepted"
 
 
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b""])
+def test_a_journal_that_cannot_be_read_is_no_hindrance(host: Host, content: bytes) -> None:
+    """The log is read."""
+    config = host.config()
+    host.journal.close()
+    for path in host.directory.glob("journal.db*"):
+        path.unlink()
+    host.path.write_bytes(content)
+
+    def answers(message: messages.Message) -> None:
+        host.listener.log = f"x INFO reply {message.id} accepted: heard\n"
+
+    host.listener.answers = answers
+    assert host.ask(config=config)[:2] == ("accepted", "heard")
+
+
 def test_a_journal_of_another_version_is_an_error_before_anything_is_sent(host: Host) -> None:
     """Its answers could be in another table."""
     host.journal._db.execute("PRAGMA user_version = 99")
@@ -291,29 +358,61 @@ def test_what_is_held_after_all_ends_the_waiting(host: Host) -> None:
     accepted = host.ask("recycle", "4711")
     host.journal.write([answer_update(accepted.id, "held", "a new worker would not boot")])
     supervisor: Any = host.listener
-    end = asking.follow(supervisor, host.config(), "recycle", "4711", "anna", accepted)
+    end = asking.follow(supervisor, host.config(), accepted)
     assert end == Answer("held", "a new worker would not boot", accepted.id)
     assert asking.exit_status(end) == 1
 
 
-def test_the_end_is_that_of_the_action_that_was_asked_for(tmp_path: Path) -> None:
-    """Of a real listener on paper; a failure is status 1."""
-    rig = Rig(tmp_path, "mode = act\n", World(), World("shop"))
-    id = "00000000-0000-4000-8000-000000000001"
-    text = messages.write(id, time.time(), "restart", "shop", by="anna")
-    message = event("REMOTE_COMMUNICATION", f"type:memwatch\n{text}", 3)
-    rig.run(ticks(2) + message + ticks(8, 4))
+def test_what_does_not_end_is_not_waited_for_for_ever(host: Host) -> None:
+    """It goes on without us."""
+    accepted = host.ask("restart", "web")
+    supervisor: Any = host.listener
+    end = asking.follow(supervisor, host.config(), accepted, 0.0)
+    assert end.answer == "silent" and "no end within 0s: it goes on" in end.reason
+
+
+@pytest.mark.parametrize(
+    ("command", "target", "by"),
+    [
+        ("restart", "web", "anna"),
+        ("reload", "", "anna"),
+        ("restart", "1001", "anna"),
+        ("recycle", "1001", "b" * 200),
+    ],
+)
+def test_the_end_is_that_of_the_action_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, target: str, by: str
+) -> None:
+    """However it was named and by whom, on a listener on paper; not that of another."""
+    world = World()
+    monkeypatch.setattr(
+        "supervisor_memwatch.listener.send",
+        lambda whom, signal: world.obey([Command("signal", "web", whom, signal)]),
+    )
+    rig = Rig(tmp_path, "mode = act\ncooldown = 1s\nbudget = 9/1h\nsurge = off\n", world)
+    ids = [f"00000000-0000-4000-8000-{number:012}" for number in range(2)]
+    asked = [(ids[0], "reload", "web", "root"), (ids[1], command, target, by)]
+    data = [
+        event(
+            "REMOTE_COMMUNICATION",
+            f"type:memwatch\n{messages.write(id, time.time(), what, whom, by=who)}",
+            serial,
+        )
+        for serial, (id, what, whom, who) in enumerate(asked, 200)
+    ]
+    rig.run(ticks(2) + data[1] + ticks(40, 4) + data[0] + ticks(40, 50))
+    assert len(rig.rows("SELECT id FROM procedures WHERE ended IS NOT NULL")) == 2
     section = f"[eventlistener:memwatch]\ncommand = memwatch listen\nevents = {EVENTS}\n"
     rig.conf.write_text(rig.conf.read_text() + section)
     host: Any = Listener()
-    accepted = Answer("accepted", "", id)
     config = load(str(rig.conf), {})
-    end = asking.follow(host, config, "restart", "shop", "anna", accepted)
-    assert end.answer == "done" and end.reason.startswith("restart done: ")
+    end = asking.follow(host, config, Answer("accepted", "", ids[1]))
+    assert end.answer == "done" and end.reason.startswith(f"{command} done: ")
     assert asking.exit_status(end) == 0
-    host.state = "STOPPED"
-    gone = asking.follow(host, config, "restart", "web", "anna", accepted)
-    assert gone.answer == "silent" and "is STOPPED" in gone.reason
+    if (command, target) == ("restart", "web"):
+        host.state = "STOPPED"
+        gone = asking.follow(host, config, Answer("accepted", "", "of another"))
+        assert gone.answer == "silent" and "is STOPPED" in gone.reason
 
 
 # -- address and login
@@ -340,6 +439,16 @@ def test_the_login_is_what_is_given_then_the_environments_then_the_files(tmp_pat
     assert login(environ=environ) == ("unix:///a.sock", "ex:ep")
     assert login(None, "gx", "gp", environ=environ) == ("unix:///a.sock", "gx:gp")
     assert login("http://other:1", "gx", "") == ("http://other:1", "gx:")
+    address = "http://me:secret@other:1"
+    assert login(address) == login(address, environ=environ) == ("http://other:1", "me:secret")
+    assert login(address, "gx", "gp") == ("http://other:1", "gx:gp")
+    assert login(address, None, "gp") == ("http://other:1", "me:gp")
+    # A password is never sent with somebody else's name.
+    for url in (None, "http://127.0.0.1:9001", address):
+        assert login(url, "gx")[1] == login(url, "gx", environ=environ)[1] == ""
+    assert login(None, "ux")[1] == "ux:up"
+    assert login(None, "gx", environ={"SUPERVISOR_PASSWORD": "ep"})[1] == "gx:ep"
+    assert login(environ={"SUPERVISOR_USERNAME": "ex"})[1] == ""
 
 
 def test_who_asks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +471,15 @@ def test_a_pause_of_no_length_is_status_2(ran: Any, tmp_path: Path, length: str)
     done = ran("pause", f"--for={length}")
     assert (done.status, done.out) == (2, "")
     assert "valid: a time such as 30m, 2h or 7d" in done.err
+
+
+@pytest.mark.parametrize("command", ["pause", "restart"])
+def test_an_empty_target_is_a_mistake(ran: Any, host: Host, command: str) -> None:
+    """Of a variable that was not set, and not every program."""
+    host.config()
+    done = ran(command, "", "-c", host.directory / "supervisord.conf")
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "memwatch: TARGET is empty: name a program, or leave it out\n"
 
 
 def test_without_supervisor_the_command_says_so(ran: Any, host: Host) -> None:

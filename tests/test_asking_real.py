@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -284,7 +285,7 @@ def test_supervisorctls_shell_goes_on(host: Host) -> None:
     done = host.supervisorctl(typed=typed)
     assert "accepted: resume web" in done.stdout
     assert "memwatch: valid: memwatch status|history" in done.stdout
-    assert "memwatch: ValueError: No closing quotation" in done.stdout
+    assert "memwatch: No closing quotation; valid: " in done.stdout
     assert "memwatch recycle\t" in done.stdout and "No help on" not in done.stdout
     assert str(host.supervisor.program_pid("web")) in done.stdout.splitlines()[-2]
     assert "Traceback" not in done.stdout + done.stderr
@@ -308,6 +309,16 @@ def test_a_program_is_reloaded_and_restarted(host: Host, command: str) -> None:
 
 
 # -- the listener away
+
+
+def test_a_listener_that_is_being_restarted_hears_it(host: Host) -> None:
+    """Supervisor has it back at once: it is not said to be down."""
+    before = host.book.fact("pid")
+    os.kill(before, signal.SIGTERM)
+    done = host.memwatch("resume", "web")
+    assert (done.returncode, done.stdout) == (0, "accepted: resume web\n"), done.stderr
+    assert host.book.fact("pid") != before
+    wait_until(lambda: host.book.fact("ticks"), 60, lambda: str(host.supervisor))
 
 
 def test_a_stopped_listener_is_said_before_anything_is_sent(host: Host) -> None:

@@ -202,6 +202,16 @@ def test_a_pid_that_has_gone_to_another_is_no_listener(ran: Any, tmp_path: Path)
     assert f"the listener (pid {os.getpid()}) is gone" in ran("status", "-c", rig.conf).err
 
 
+def test_a_listener_of_another_container_is_not_called_gone(ran: Any, tmp_path: Path) -> None:
+    """Its pid is another's here, or nobody's; that it ticks is seen in the journal."""
+    rig = Rig(tmp_path, "", World()).run(ticks(3))
+    told(rig, pid=2**22 + 1, pid_space="pid:[1]")
+    done = ran("status", "-c", rig.conf)
+    assert (done.status, done.err) == (0, "")
+    told(rig, seen_at=time.time() - 60)
+    assert "the listener is silent since 1m" in ran("status", "-c", rig.conf).err
+
+
 def test_the_file_may_be_named_before_the_command(ran: Any, tmp_path: Path) -> None:
     """As after it; what comes after it wins. Commands that read none refuse it."""
     rig = Rig(tmp_path, "", World()).run(ticks(3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import socket
@@ -471,6 +472,12 @@ def test_a_login_in_the_address_is_used_where_no_other_is_given() -> None:
     assert login("http://me@host:9001") == (plain, basic("me", ""))
     assert login(plain) == (plain, "")
     assert login("unix:///run/a:b@c.sock") == ("unix:///run/a:b@c.sock", "")
+
+
+def test_a_password_that_is_no_text_is_sent_as_it_came() -> None:
+    """As the bytes of the command line were."""
+    made = control.Supervisor("http://host:9001", "me", "\udcff")._login
+    assert base64.b64decode(made.removeprefix("Authorization: Basic ")) == b"me:\xff"
 
 
 @pytest.mark.parametrize(

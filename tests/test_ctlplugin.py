@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,9 @@ def test_a_request_goes_with_supervisorctls_address_and_login(
     url = "http://127.0.0.1:1"
     assert asked == [("pause", "web", 7200.0, False, url), ("recycle", "4711", None, True, url)]
     assert logins[0] == (url, "anna", "=secret -x")
+    ctl.run("memwatch pause web -s http://me:other@127.0.0.1:2")
+    ctl.run("memwatch pause web -u bert")
+    assert logins[2:] == [("http://me:other@127.0.0.1:2", None, None), (url, "bert", None)]
 
 
 def test_what_cannot_be_reached_is_a_line_and_status_2(ctl: Ctl) -> None:
@@ -124,7 +128,7 @@ def test_what_cannot_be_reached_is_a_line_and_status_2(ctl: Ctl) -> None:
         ("memwatch", 2, "memwatch: valid: memwatch status|history|explain|pause"),
         ("memwatch listen", 2, "memwatch: valid: "),
         ("memwatch status --nonsense", 2, "unrecognized arguments: --nonsense"),
-        ("memwatch pause 'web", 1, "memwatch: ValueError: No closing quotation"),
+        ("memwatch pause 'web", 2, "memwatch: No closing quotation; valid: memwatch status|"),
         ("memwatch status webb", 2, "not watched: webb"),
     ],
 )
@@ -163,6 +167,17 @@ def test_what_the_terminal_cannot_show_is_escaped(ctl: Ctl) -> None:
     assert b"not watched: w\\xe9b" in raw.getvalue()
 
 
+def test_a_reader_of_the_output_who_has_gone_is_no_trouble(ctl: Ctl) -> None:
+    """`supervisorctl memwatch history | head -1`: nothing is said, now or at the end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as out:
+        ctl.controller.stdout = out
+        ctl.controller.exitstatus = 0
+        assert not ctl.controller.onecmd("memwatch status --json")
+    assert ctl.controller.exitstatus == 0
+
+
 # -- help
 
 
@@ -177,6 +192,7 @@ def test_help_is_there_and_nobody_complains(ctl: Ctl) -> None:
         assert ctl.run(f"memwatch {command} --help") == (0, more)
     listed = ctl.run("help")[1]
     assert listed.split("memwatch commands (type help <topic>):")[1].split()[1:] == ["memwatch"]
+    assert ctl.run("memwatch --help") == ctl.run("memwatch -h") == (0, ctl.run("help memwatch")[1])
     assert ctl.run("help stop")[1].count("stop") > 1
     assert "No help on" not in ctl.run("help stop")[1]
     assert ctl.run("help nonsense")[1] == "*** No help on nonsense\n"
@@ -194,6 +210,8 @@ def test_commands_programs_workers_and_options_are_completed(ctl: Ctl) -> None:
     assert ctl.completions("memwatch pause ") == ["shop ", "web "]
     assert ctl.completions("memwatch pause w") == ["web "]
     assert ctl.completions("memwatch pause web --f") == ["--for "]
+    assert ctl.completions("memwatch pause --for ") == []
+    assert ctl.completions("memwatch pause --json w") == ["web "]
     pids = ctl.completions("memwatch recycle 10")
     assert len(pids) >= 3 and all(pid.strip().isdigit() for pid in pids)
     assert ctl.completions("memwatch nonsense x") == []

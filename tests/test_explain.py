@@ -118,6 +118,14 @@ def test_nothing_to_do_is_said_with_what_was_looked_at() -> None:
     assert "last action: none that is remembered" in text
 
 
+def test_a_program_without_workers_is_not_said_to_have_some() -> None:
+    """One that is no gunicorn is one process."""
+    young = verdict("warming_up", told=False)
+    assert "it is too young to be judged" in first(program(worker(1, young), kind="plain"))
+    assert "every worker is too young" in first(program(worker(1, young)))
+    assert "no process of it is seen" in first(program(kind="plain", workers=[]))
+
+
 def test_an_action_under_way_comes_first() -> None:
     """Whom, which step, for how long, why."""
     action = {"action": "recycle", "step": "leaving", "pid": 7, "why": "it leaks", "begun": NOW - 9}
@@ -308,6 +316,49 @@ def test_refusals_of_the_past_are_told_once_for_each_reason() -> None:
     }
 
 
+def test_of_a_request_the_last_answer_is_said() -> None:
+    """It was accepted, and then it would not boot."""
+
+    def answered(id: str, at: float, text: str) -> Entry:
+        return Entry(at, "web", "request", text, {"id": id})
+
+    text = said(
+        program(),
+        answered("1", NOW - 90, "one: accepted"),
+        answered("2", NOW - 80, "two: accepted"),
+        answered("1", NOW - 60, "one: held"),
+    )
+    assert "one: accepted" not in text
+    assert text.index("two: accepted") < text.index("asked 1m ago: one: held")
+
+
+def test_what_was_refused_to_nobody_is_not_a_programs() -> None:
+    """Misspelt names do not push its own requests out; a pause of everything is its own."""
+    refused = {"answer": "refused"}
+    text = said(
+        program(),
+        Entry(NOW - 500, "web", "request", "its own", refused),
+        Entry(NOW - 400, "", "request", "pause all", {"answer": "accepted"}),
+        *(Entry(NOW - n, "", "request", "no such program", refused) for n in (90, 60, 30)),
+    )
+    assert "its own" in text and "pause all" in text and "no such program" not in text
+
+
+@pytest.mark.parametrize("code", ["cooldown", "preflight", "budget"])
+def test_a_request_that_was_held_is_over(code: str) -> None:
+    """It does not begin by itself when the guard lets go; what a verdict wants does."""
+    given_up = "; that request was given up: ask again then"
+    assert given_up in said(program(held=[held(code, NOW + 19)]))
+    wants = worker(4711, verdict("leak", act=True, measured=200.0 * MB))
+    assert given_up not in said(program(wants, held=[held(code, NOW + 19)]))
+
+
+@pytest.mark.parametrize("code", explain.WAITED_FOR)
+def test_a_request_that_waits_is_not_over(code: str) -> None:
+    """For its preflight and for other programs."""
+    assert "given up" not in said(program(held=[held(code)]))
+
+
 def test_who_asked_for_what_is_told() -> None:
     """The last three, those for all programs among them."""
     entries = [Entry(NOW - 60 * n, "", "request", f"request {n}", {}) for n in (9, 8, 7, 6)]
@@ -330,7 +381,9 @@ def test_the_document_has_the_reasons_and_the_answer() -> None:
         program(worker(1, verdict("leak")), held=[held("budget", NOW + 9)]), [], NOW
     )
     assert found["answer"].startswith("What was asked for is held")
-    assert found["held"] == [{**held("budget", NOW + 9), "lets_go": LETS_GO["budget"]}]
+    assert found["held"] == [
+        {**held("budget", NOW + 9), "lets_go": LETS_GO["budget"], "given_up": True}
+    ]
     [only] = found["verdicts"]
     assert (only["who"], only["kind"], only["bound"]) == ("worker 1", "leak", 160.0 * MB)
     assert found["no_leak"] == [] and found["paused_until"] is None

@@ -14,7 +14,7 @@ import pytest
 from rig import Rig, event, ticks
 from worlds import World
 
-from supervisor_memwatch import history, journal, messages
+from supervisor_memwatch import config, history, journal, messages
 from supervisor_memwatch.model import Entry
 
 ACT = "mode = act\nwarmup = 10s\nconfirm = 10s\n"
@@ -105,6 +105,82 @@ def test_the_newest_are_shown_oldest_first(ran: Any, tmp_path: Path) -> None:
     day = datetime.fromtimestamp(AT + 60 * 25).isoformat(timespec="seconds")
     assert shown("--since", day) == list(range(25, 30))
     assert shown("--since", "2d", "-n", "1") == [29]
+
+
+def test_what_was_refused_to_nobody_is_not_a_programs(ran: Any, tmp_path: Path) -> None:
+    """It is in the whole history only; what was asked of all is each one's too."""
+    rig = Rig(tmp_path, "", World(), World("shop"))
+    rig.run(ticks(2) + request(3, "pause", "nobody") + request(4, "resume"))
+    assert "pause nobody by anna: refused" in ran("history", "-c", rig.conf).out
+    of_web = ran("history", "web", "-c", rig.conf).out
+    assert "nobody" not in of_web and "resume by anna: accepted" in of_web
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 50])
+def test_the_newest_are_found_without_reading_all(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """They are the end of the whole."""
+    rig = Rig(tmp_path, "", World()).run(ticks(2))
+    for number in range(9):
+        written(rig, *recycle(number, AT + 60 * number, AT + 60 * number + 12))
+        for nth in (1, 2):
+            written(rig, journal.entry_row(Entry(AT + 60 * number + nth, "web", "seen", "x", {})))
+    conf = config.load(str(rig.conf), {})
+    whole = history.read(conf, [])
+    read: list[int] = []
+    rows = journal.Reader.rows
+
+    def counted(self: journal.Reader, *given: Any) -> list[tuple[Any, ...]]:
+        found = rows(self, *given)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(journal.Reader, "rows", counted)
+    newest = history.read(conf, [], most=most)
+    both = sorted([*whole["actions"], *whole["events"]], key=history._at)[-most:]
+    assert sorted([*newest["actions"], *newest["events"]], key=history._at) == both
+    assert max(read) <= 3 * most
+
+
+def test_a_time_of_no_year_is_shown_all_the_same(ran: Any, tmp_path: Path) -> None:
+    """Of a damaged row."""
+    rig = Rig(tmp_path, "", World()).run(ticks(2))
+    written(rig, journal.entry_row(Entry(1e300, "web", "seen", "it ended", {})))
+    done = ran("history", "-c", rig.conf)
+    assert (done.status, done.out) == (0, "at 1e+300  web: it ended\n")
+
+
+@pytest.mark.parametrize("column", ["snapshot", "view"])
+@pytest.mark.parametrize("text", ["{no json", "[]", "null", "3", '{"a": 1}'])
+def test_a_damaged_program_is_status_2_and_hides_no_other(
+    ran: Any, tmp_path: Path, column: str, text: str
+) -> None:
+    """With what to do, in every command that shows it."""
+    rig = Rig(tmp_path, "", World(), World("shop")).run(ticks(2))
+    written(rig, (f"UPDATE latest SET {column} = ? WHERE namespec = 'web'", (text,)))
+    for command in (("status",), ("explain",), ("top", "--once")):
+        done = ran(*command, "-c", rig.conf)
+        assert (done.status, done.out) == (2, "")
+        assert "the row of web is damaged; the listener writes it anew" in done.err
+        assert ran(*command, "shop", "-c", rig.conf).status == 0
+
+
+@pytest.mark.parametrize("text", ["{no json", "[]", "null", "{}"])
+def test_a_damaged_word_of_the_listener_is_status_2(ran: Any, tmp_path: Path, text: str) -> None:
+    """Not a traceback."""
+    rig = Rig(tmp_path, "", World()).run(ticks(2))
+    written(rig, ("UPDATE facts SET value = ? WHERE key = 'listener'", (text,)))
+    done = ran("status", "-c", rig.conf)
+    assert done.status == 2
+    assert "what the listener says of itself is damaged; the listener writes it anew" in done.err
+
+
+def test_a_damaged_sample_is_not_drawn(ran: Any, tmp_path: Path) -> None:
+    """And hides nothing else."""
+    rig = Rig(tmp_path, "", World()).run(ticks(2))
+    written(rig, ("UPDATE samples SET workers = '{no json'", ()))
+    assert ran("top", "--once", "-c", rig.conf).status == 0
 
 
 def test_what_is_under_way_and_what_ended_unseen(ran: Any, tmp_path: Path) -> None:
@@ -228,7 +304,9 @@ def test_without_a_listener_it_is_its_last_word(ran: Any, tmp_path: Path) -> Non
     done = ran("explain", "-c", rig.conf)
     assert done.status == 2
     assert "web: It does nothing" in done.out
+    assert done.out.startswith("This is what the listener saw last, and no longer so: the listener")
     assert "is gone, and no other has ticked since: this is the last it saw" in done.err
+    assert "is gone" in ran("explain", "--json", "-c", rig.conf).document["silence"]
 
 
 def test_without_programs_that_is_said(ran: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from supervisor_memwatch import journal, report
-from supervisor_memwatch.journal import Journal, JournalError, Reader
+from supervisor_memwatch.journal import Journal, JournalError, NoJournal, Reader
 from supervisor_memwatch.model import Entry, News
 
 HOUR, DAY = 3600.0, 86400.0
@@ -396,16 +396,25 @@ def test_a_reader_cannot_write(opened: Journal, path: Path) -> None:
     ("content", "text"),
     [
         (None, "has the listener run"),
-        (b"garbage" * 1000, "not a database"),
-        (b"", "journal version 0"),
+        (b"garbage" * 1000, "not a database: restart the listener: it moves a damaged journal"),
+        (b"", "no journal there yet: has the listener run"),
     ],
 )
 def test_a_reader_says_what_is_wrong(path: Path, content: bytes | None, text: str) -> None:
-    """No journal, none at all, another version: one sentence each."""
+    """No journal, none at all, nothing in it yet: one sentence each, with what to do."""
     path.parent.mkdir()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(JournalError, match=text):
+    with pytest.raises(NoJournal, match=text):
+        Reader(str(path))
+
+
+def test_a_journal_that_cannot_be_opened_says_who_may(tmp_path: Path) -> None:
+    """As where its -wal and -shm are another user's."""
+    path = tmp_path / "journal.db"
+    Journal(str(path)).close()
+    (tmp_path / "journal.db-wal").mkdir()
+    with pytest.raises(NoJournal, match=r"unable to open.*: read it as the listener's user or as"):
         Reader(str(path))
 
 

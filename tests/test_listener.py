@@ -6,11 +6,13 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from worlds import World
 from supervisor_memwatch import report, status
 from supervisor_memwatch.config import load
 from supervisor_memwatch.journal import Journal, JournalError
-from supervisor_memwatch.model import Command
+from supervisor_memwatch.model import Command, Proof
 from supervisor_memwatch.protocol import OK, READY
 from supervisor_memwatch.releases import Code
 
@@ -334,6 +336,18 @@ def test_a_request_is_answered_in_the_journal(
     assert rig.supervisor.calls == []
 
 
+def test_a_program_named_like_a_number_can_be_asked_for(tmp_path: Path) -> None:
+    """But a worker that is to be recycled is named by its pid, whatever programs there are."""
+    rig = Rig(tmp_path, "", World("4711"), World("1001", count=1)).run(ticks(2))
+    [watch] = [one for one in rig.listener.watches.values() if one.namespec == "4711"]
+    assert rig.listener._targets("4711", "pause") == ([watch], None)
+    [first] = [worker for worker in watch.workers() if worker.id.pid == 1001]
+    assert rig.listener._targets("1001", "recycle") == ([watch], first.id)
+    other, nobody = rig.listener._targets("1001", "restart")
+    assert ([one.namespec for one in other], nobody) == (["1001"], None)
+    assert rig.listener._targets("9999", "recycle") == ([], None)
+
+
 def test_a_repeated_request_is_not_done_again(tmp_path: Path) -> None:
     """By its id, whatever else it says."""
     id = str(uuid.uuid4())
@@ -578,6 +592,77 @@ def test_a_signal_that_fails_at_once_is_answered_so(
     rig = Rig(tmp_path, ACT, World()).run(ticks(1) + message)
     [(answer, reason)] = rig.rows("SELECT answer, reason FROM answers")
     assert answer == "refused" and "not permitted" in reason
+
+
+PROVED = f"{ACT}\n[memwatch:web]\npreflight = auto\n"
+
+
+def test_a_request_that_a_listener_did_not_get_to_is_said_by_the_next(tmp_path: Path) -> None:
+    """Its preflight was under way: whoever asked may ask again. What began or was done stays."""
+    first = Rig(tmp_path, PROVED, World(), World("shop"))
+    first.preflights.look = lambda at: []  # type: ignore[method-assign]
+    message = _message("recycle", "1001", serial=7)
+    first.run(ticks(2) + message + _message("restart", "shop") + _message("pause", "shop"))
+    before = first.rows("SELECT id, answer, reason FROM answers ORDER BY reason")
+    assert [row[1] for row in before] == ["accepted"] * 3
+    assert "begins when the preflight has passed" in before[1][2]
+    first.run(b"")
+    after = first.rows("SELECT answer, reason FROM answers ORDER BY reason")
+    why = "the listener was restarted before it began: ask again"
+    assert after == [before[0][1:], before[2][1:], ("held", why)]
+    said = f"recycle 1001 by root: held: {why}"
+    entries = first.rows("SELECT namespec, text FROM entries WHERE kind = 'request' ORDER BY seq")
+    assert entries[-1] == ("web", said) and len(entries) == 4
+    assert f"web {said}" in first.log and f"reply {before[1][0]} held: {why}" in first.log
+    first.run(b"")
+    assert len(first.rows("SELECT seq FROM entries WHERE kind = 'request'")) == 4
+
+
+@pytest.mark.parametrize("data", ["damaged", "[]", '{"id": 1}', "null"])
+def test_a_damaged_journal_does_not_hide_that_a_request_was_given_up(
+    tmp_path: Path, data: str
+) -> None:
+    """What was asked is not known then."""
+    rig = Rig(tmp_path, PROVED, World())
+    rig.preflights.look = lambda at: []  # type: ignore[method-assign]
+    rig.run(ticks(2) + _message("recycle", "1001"))
+    with closing(sqlite3.connect(rig.journal)) as db, db:
+        db.execute("UPDATE entries SET data = ? WHERE kind = 'request'", (data,))
+    rig.run(b"")
+    assert "a request: held: the listener was restarted before it began" in rig.log
+
+
+def test_a_request_that_comes_to_nothing_is_said_where_it_was_accepted(tmp_path: Path) -> None:
+    """In `history` too: a new worker would not boot."""
+    rig = Rig(tmp_path, PROVED, World())
+
+    def look(at: float) -> list[tuple[str, Proof]]:
+        late = rig.listener.ticks > 4
+        return [("web", Proof(False, "on paper", "ImportError", at))] if late else []
+
+    rig.preflights.look = look  # type: ignore[method-assign]
+    rig.run(ticks(2) + _message("recycle", "1001") + ticks(6, 10))
+    assert [row[0] for row in rig.rows("SELECT answer FROM answers")] == ["held"]
+    texts = [row[0] for row in rig.rows("SELECT text FROM entries WHERE kind = 'request'")]
+    assert texts[0].startswith("recycle 1001 by root: accepted: ")
+    assert texts[1].startswith("recycle 1001 by root: held: ") and "ImportError" in texts[1]
+    assert len(texts) == 2
+
+
+def test_a_request_for_a_program_that_goes_comes_to_nothing(tmp_path: Path) -> None:
+    """It was removed from Supervisor while its preflight was under way."""
+    rig = Rig(tmp_path, PROVED, World(), World("shop"))
+    rig.preflights.look = lambda at: []  # type: ignore[method-assign]
+
+    def removed() -> None:
+        if rig.listener.ticks == 4:
+            rig.supervisor.worlds.pop("web", None)
+
+    rig.now_asked = removed
+    rig.run(ticks(2) + _message("recycle", "1001") + ticks(6, 10))
+    assert rig.rows("SELECT answer, reason FROM answers") == [
+        ("held", "the program is gone from Supervisor")
+    ]
 
 
 def test_a_clock_set_back_between_two_listeners_loses_no_pause(tmp_path: Path) -> None:

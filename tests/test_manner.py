@@ -10,7 +10,7 @@ from worlds import World
 
 from supervisor_memwatch import policy, preflight
 from supervisor_memwatch.ledger import Turn
-from supervisor_memwatch.model import Decision, Proof, Verdict, WorkerId
+from supervisor_memwatch.model import Decision, Held, Proof, Verdict, WorkerId
 from supervisor_memwatch.options import Options
 from supervisor_memwatch.policy import Situation
 from supervisor_memwatch.units import MB
@@ -259,6 +259,22 @@ def test_the_answer_to_a_request_says_what_has_become_of_it() -> None:
         host.run(1, 1.0)
         ((id, given, reason),) = host.watch.answers()
         assert (id, given) == ("id-1", answer) and words in reason
+
+
+def test_a_request_that_is_held_while_a_verdict_acts_is_answered_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That action is not the one that was asked for."""
+    world = World(count=3)
+    host = Host(world, PROVEN).run(70)
+    asked = Decision("restart", "web", None, None, by="me")
+    other = Decision("recycle", "web", world.procs[1].id, LEAK)
+    held = ((asked, Held("budget", "no more")),)
+    monkeypatch.setattr(policy, "decide", lambda *_: (other, held))
+    host.watch.ask(asked, world.now, "id-1")
+    host.run(1, 1.0)
+    assert host.watch.answers() == [("id-1", "held", "no more")]
+    assert host.watch.procedure is not None and host.watch.procedure.request == ""
 
 
 def test_code_that_boots_again_is_said() -> None:

@@ -87,6 +87,10 @@ def test_an_id_is_a_uuid_and_nothing_else(id: str) -> None:
         ({"at": 10**400}, "within the last 60 s"),
         ({"at": -(10**400)}, "within the last 60 s"),
         ({"target": 4711}, "have to be text"),
+        ({"target": []}, "have to be text"),
+        ({"target": {}}, "have to be text"),
+        ({"target": 0}, "have to be text"),
+        ({"target": False}, "have to be text"),
         ({"by": ["root"]}, "have to be text"),
         ({"target": "web\nx"}, "name of a program or the pid"),
         ({"target": "\ud800"}, "name of a program or the pid"),
@@ -105,6 +109,15 @@ def test_what_is_wrong_is_refused_with_the_reason(changes: dict[str, Any], reaso
     assert message is not None
     assert message.id == ID
     assert reason in message.refused
+
+
+@pytest.mark.parametrize("target", ["web\x1b[2J", "w" * 301])
+def test_what_is_refused_says_what_was_asked_and_by_whom(target: str) -> None:
+    """As far as it can be read, and printable."""
+    message = read(command="restart", target=target)
+    assert message is not None and message.refused
+    assert (message.command, message.by, message.target[:3]) == ("restart", "root", target[:3])
+    assert message.target.isprintable() and len(message.target) < 150
 
 
 def test_a_minute_is_not_too_old() -> None:

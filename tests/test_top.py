@@ -438,6 +438,22 @@ def test_recycle_asks_first_and_says_what_it_will_do() -> None:
     assert wishes == [Wish("ask", "recycle", "4711")] and state.question is None
 
 
+@pytest.mark.parametrize(("columns", "rows"), [(80, 3), (200, 2), (20, 8), (1, 24)])
+def test_what_cannot_be_read_to_its_end_is_not_asked(columns: int, rows: int) -> None:
+    """Nobody says y to a question whose end he does not see, nor once it was made smaller."""
+    data = evening()
+    worker = data.document["programs"][0]["workers"][0]
+    start = screen.settle(replace(State(), chosen=("web", worker["id"])), data)
+    asked, _ = pressed(start, data, "r")
+    assert asked.question is not None
+    small = screen.settle(replace(asked, columns=columns, rows=rows), data)
+    assert small.question is None and "too small for the question" in small.message
+    assert pressed(small, data, "y")[1] == []
+    for many in range(1, 30):
+        found = screen.settle(replace(asked, rows=many), data)
+        assert found.question is None or "y/N" in " ".join(shown(found, data))
+
+
 def test_a_worker_that_has_gone_is_not_recycled() -> None:
     """Nor whoever has its pid by now."""
     asked, _ = pressed(State(chosen=BAD_WORKER), evening(), "r")
