@@ -13,8 +13,8 @@ from typing import Any
 
 from . import __version__, page, report, status, units
 from .config import Config, named
-from .deeds import Line
 from .journal import JournalError, Reader
+from .model import Entry
 from .page import Source
 
 DAY = 86400.0
@@ -57,8 +57,7 @@ def read(
     _complain([one for one in names if not any(named(one, name) for name in known)], known)
     options = {}
     for name in programs:
-        group, _, process = name.partition(":")
-        options[name] = config.options(group, process or group)
+        options[name] = config.options_of(name)
     return Source(
         since=begin,
         until=end,
@@ -83,7 +82,7 @@ def _first(
     begin: float,
     end: float,
     samples: dict[str, list[tuple[float, Any]]],
-    lines: dict[str, list[Line]],
+    lines: dict[str, list[Entry]],
 ) -> float:
     """Where there is something to show: the journal may begin later."""
     times = [rows[0][0] for rows in samples.values()]
@@ -127,16 +126,16 @@ def _add_latest(reader: Reader, samples: dict[str, list[tuple[float, Any]]], end
             rows.append((at, report.sample(seen)))
 
 
-def _lines(reader: Reader, begin: float, end: float) -> dict[str, list[Line]]:
+def _lines(reader: Reader, begin: float, end: float) -> dict[str, list[Entry]]:
     rows = reader.rows(
         "SELECT at, namespec, kind, level, text, data FROM entries WHERE at <= ?"
         f" AND ((at >= ? AND kind IN ({_marks(KINDS)})) OR (at < ? AND kind IN ({_marks(BEFORE)})))"
         " ORDER BY seq",
         (end, begin, *KINDS, begin, *BEFORE),
     )
-    found: dict[str, list[Line]] = {}
+    found: dict[str, list[Entry]] = {}
     for at, name, kind, level, text, data in rows:
-        found.setdefault(name, []).append(Line(at, name, kind, level, text, json.loads(data)))
+        found.setdefault(name, []).append(Entry(at, name, kind, text, json.loads(data), level))
     return found
 
 

@@ -476,11 +476,9 @@ def _options_of(arguments: argparse.Namespace, namespec: str) -> Any:
     from .options import Options
 
     try:
-        config = configuration(arguments, "audit")
+        return configuration(arguments, "audit").options_of(namespec)
     except ConfigError:
         return Options()
-    group, _, process = namespec.partition(":")
-    return config.options(group, process or group)
 
 
 def _running_programs(arguments: argparse.Namespace) -> dict[str, int]:

@@ -44,6 +44,11 @@ class Config:
     _user: str | None = field(repr=False)  # the listener's, where the file names one
     _here: str = field(repr=False)  # what a relative `journal` is relative to
 
+    def options_of(self, namespec: str) -> options.Options:
+        """`options` of a program by its namespec."""
+        group, _, process = namespec.partition(":")
+        return self.options(group, process or group)
+
     def options(self, group: str, process: str) -> options.Options:
         """What this program is watched with: the most exact section wins, option by option."""
         values = dict(self._values[""])

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import units
 from .curves import Life
+from .model import Entry
 
 ONE_DEED = 60.0  # what others did to several workers within so long is one mark
 FILES = "open files"  # the measure of an action that is not about memory
@@ -34,19 +35,8 @@ DEEDS = {
 }
 
 
-class Line(NamedTuple):
-    """An entry of the journal."""
-
-    at: float
-    namespec: str
-    kind: str
-    level: str
-    text: str
-    data: dict[str, Any]
-
-
 def told(
-    lines: Sequence[Line],
+    lines: Sequence[Entry],
     found: Sequence[Life],
     procedures: Mapping[str, Mapping[str, Any]],
     stands: Collection[Key] | None,
@@ -113,7 +103,7 @@ def _gone(found: Sequence[Life]) -> dict[int | None, float]:
 
 
 def actions(
-    lines: Sequence[Line], procedures: Mapping[str, Mapping[str, Any]]
+    lines: Sequence[Entry], procedures: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """What was done: why, with what result, what came back and what it cost."""
     found: dict[str, dict[str, Any]] = {}
@@ -174,7 +164,7 @@ def _cost(action: Mapping[str, Any]) -> str:
     return f"{took}: {what}" if took else what
 
 
-def others(lines: Sequence[Line]) -> list[dict[str, Any]]:
+def others(lines: Sequence[Entry]) -> list[dict[str, Any]]:
     """What happened without us, and what was asked: deploys, ends of workers, pauses."""
     found: list[dict[str, Any]] = []
     marked: dict[str, float] = {}

@@ -265,8 +265,7 @@ def explained(config: Config, names: Sequence[str], after: float | None = None) 
     past.sort(key=lambda entry: entry.at)
     programs = []
     for program in found.document["programs"]:
-        group, _, process = program["namespec"].partition(":")
-        options = config.options(group, process or group)
+        options = config.options_of(program["namespec"])
         paused = found.paused.get(program["namespec"])
         programs.append(explain.explain(program, past, now, options, paused))
     document = {

@@ -626,8 +626,7 @@ class Listener:
 
     def _options_of(self, name: str) -> Options:
         """What the file says for a program that Supervisor has not told us of yet."""
-        group, _, process = name.partition(":")
-        return self.config.options(group, process or group)
+        return self.config.options_of(name)
 
     def _set_options(self, watch: Watch) -> None:
         info = self.infos.get(watch.namespec)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from . import curves, deeds, explain, units, wallclock
 from .curves import Life
-from .deeds import Key, Line
-from .model import LEAK, PLATEAU, SPIKE, WARMING_UP
+from .deeds import Key
+from .model import LEAK, PLATEAU, SPIKE, WARMING_UP, Entry
 from .options import Options
 
 MOST_POINTS = 40_000  # on a page, all curves of all programs together
@@ -53,7 +53,7 @@ class Source(NamedTuple):
     paused: Mapping[str, float]  # until when
     options: Mapping[str, Options]
     samples: Mapping[str, Sequence[tuple[float, Sequence[Sequence[Any]]]]]  # of the span
-    lines: Mapping[str, Sequence[Line]]  # up to `until`, also of before
+    lines: Mapping[str, Sequence[Entry]]  # up to `until`, also of before
     procedures: Mapping[str, Mapping[str, Any]]  # by id
 
 

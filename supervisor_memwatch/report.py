@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import detectors, units
+from . import detectors, sizes, units
 from .model import WARMING_UP, News, Snapshot, Verdict, Worker, WorkerId
 from .options import Options
 
@@ -33,10 +33,9 @@ def worker_from_json(data: Sequence[Any]) -> Worker:
 def sample(snapshot: Snapshot) -> list[list[Any]]:
     """What the curves are drawn from: of the master, if there is one, and then of each worker pid,
     start, RSS, anonymous memory, PSS, USS, swap, CPU."""
-    everyone = [snapshot.master, *snapshot.workers] if snapshot.master else snapshot.workers
     return [
         [*worker.id, worker.rss, worker.anon, worker.pss, worker.uss, worker.swap, worker.cpu]
-        for worker in everyone
+        for worker in sizes.everyone(snapshot)
     ]
 
 

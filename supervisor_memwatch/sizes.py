@@ -46,6 +46,7 @@ def _kept(worker: Worker, at: float) -> bool:
 
 
 def everyone(snapshot: Snapshot) -> tuple[Worker, ...]:
+    """The master, if there is one, and the workers."""
     if snapshot.master is None:
         return snapshot.workers
     return (snapshot.master, *snapshot.workers)

@@ -56,8 +56,7 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
     for namespec, snapshot, view in latest:
         if names and not any(named(name, namespec) for name in names):
             continue
-        group, _, process = namespec.partition(":")
-        options = config.options(group, process or group)
+        options = config.options_of(namespec)
         try:
             seen = json.loads(view)
             told_of = report.snapshot_from_json(json.loads(snapshot))

@@ -42,7 +42,6 @@ from supervisor_memwatch import (
     serve,
     wallclock,
 )
-from supervisor_memwatch.deeds import Line
 from supervisor_memwatch.journal import Journal
 from supervisor_memwatch.model import IMBALANCE, LEAK, Entry, Verdict
 from supervisor_memwatch.options import Options
@@ -283,7 +282,7 @@ def test_nothing_is_shown_from_before_the_journal_begins(week: Week) -> None:
     assert document_of(week, since=week.now - 30 * DAY)["since"] == week.rows[0][0] - 60
 
 
-def source(lines: list[Line], **more: Any) -> page.Source:
+def source(lines: list[Entry], **more: Any) -> page.Source:
     found = page.Source(
         since=1000.0,
         until=5000.0,
@@ -305,8 +304,8 @@ def source(lines: list[Line], **more: Any) -> page.Source:
     return found._replace(**more)
 
 
-def line(at: float, kind: str, text: str = "", **data: Any) -> Line:
-    return Line(at, "web", kind, "INFO", text, data)
+def line(at: float, kind: str, text: str = "", **data: Any) -> Entry:
+    return Entry(at, "web", kind, text, data)
 
 
 def test_a_verdict_ends_when_it_is_over_when_all_are_or_when_it_is_told_anew() -> None:
