@@ -98,13 +98,14 @@ _OPEN = (GROWS, WARM_UP, EARLY, IDLE)
 def _worker(watched: Watched, worker: Worker, role: str) -> dict[str, Any]:
     last = watched.snapshots[-1]
     verdicts = watched.verdicts.get(worker.id, ())
+    trend = detectors.trend(watched.past, worker.id)
     shown = report.worker_json(
         worker,
         last.at,
         verdicts,
-        trend=detectors.trend(watched.past, worker.id),
+        trend=trend,
         headroom=detectors.headroom(watched.options, last, worker),
-        hours=detectors.hours_to_limit(watched.options, last, watched.past, worker),
+        hours=detectors.hours_to_limit(watched.options, last, worker, trend),
     )
     seen = list(_seen(watched, worker.id))
     first = seen[0]

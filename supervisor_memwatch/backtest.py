@@ -271,7 +271,8 @@ class Backtest:
         )
         hours = {}
         for worker in snapshot.workers:
-            left = detectors.hours_to_limit(self.options, snapshot, past, worker)
+            speed = detectors.trend(past, worker.id)
+            left = detectors.hours_to_limit(self.options, snapshot, worker, speed)
             if left is not None:
                 hours[worker.id] = left
         for decision in policy.wanted(verdicts, situation, hours):

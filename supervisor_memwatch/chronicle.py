@@ -71,6 +71,7 @@ def read(
         status=shown,
         advice=found.advice,
         paused=found.paused,
+        early=found.early,
         options=options,
         samples=samples,
         lines=lines,

@@ -177,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument(
         "--since",
         metavar="TIME|DATE",
-        help="all from then on: 2h (ago), 2026-01-31 or 2026-01-31T14:00",
+        help="all from then on: 2h (ago), 18:10, 2026-01-31 or '2026-01-31 18:10'",
     )
     history.add_argument(
         "-n",
@@ -203,7 +203,7 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--since",
         metavar="TIME|DATE",
-        help="how far back requests and refusals are told: 2h (ago), or a date (default 1d)",
+        help="how far back requests and refusals are told: 2h (ago), 18:10, or a date (default 1d)",
     )
     explain.add_argument("--json", action="store_true", help="machine-readable output")
     with_file(explain)
@@ -227,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument(
         "--since",
         metavar="TIME|DATE",
-        help="from then on: 7d (ago), 2026-01-31 or '2026-01-31 14:00'; default: a day",
+        help="from then on: 7d (ago), 18:10, 2026-01-31 or '2026-01-31 18:10'; default: a day",
     )
     page.add_argument("--until", metavar="TIME|DATE", help="up to then; default: now")
     with_file(page)
@@ -520,7 +520,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found.document)
     else:
-        print(report.status_text(found.document, found.advice, found.paused))
+        print(report.status_text(found.document, found.advice, found.paused, found.early))
     if found.silence:
         fail(f"{found.silence}; see `supervisorctl status` and its log")
     return status.exit_status(found)
@@ -581,16 +581,12 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    import time
-
-    from . import history, serve
+    from . import serve
     from .config import ConfigError
     from .journal import JournalError
 
-    now = time.time()
     try:
-        since = history.since(arguments.since, now) if arguments.since else None
-        until = history.since(arguments.until, now) if arguments.until else None
+        since, until = _moment(arguments.since), _moment(arguments.until)
     except ValueError as error:
         return fail(f"--since or --until {error}")
     try:

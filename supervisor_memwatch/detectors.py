@@ -95,15 +95,40 @@ def trend(past: Past, id: WorkerId) -> Trend | None:
 
 
 def hours_to_limit(
-    options: Options, snapshot: Snapshot, past: Past, worker: Worker
+    options: Options, snapshot: Snapshot, worker: Worker, speed: Trend | None
 ) -> float | None:
-    """Hours until a worker that grows meets what it may hold; None: no growth, no limit."""
-    speed = trend(past, worker.id)
+    """Hours until a worker that grows at that speed meets what it may hold; None: no growth, no
+    limit."""
     ceiling = ceiling_of(options, snapshot, worker)
     if speed is None or ceiling is None or speed.low <= 0:
         return None
     left = ceiling - measure(options, worker, snapshot.at)[0]
     return max(left / speed.bytes_per_hour, 0.0)
+
+
+class Early(NamedTuple):
+    """A worker of whose growth nothing can be said yet: seconds watched past its warm-up, and how
+    many it takes until growth that is not fast is told."""
+
+    watched: float
+    needed: float
+
+
+def early(past: Past, id: WorkerId) -> Early | None:
+    """Whether a worker past its warm-up was watched for too short a time; None: long enough, or
+    still in its warm-up."""
+    life = past.lives.get(id)
+    if life is None or not life.warm or life.buckets() >= growth.WINDOWS[0]:
+        return None
+    series = life.series
+    began = series.levels[0].ats[0] if series.levels else series.at
+    return Early(max(past.now - began, 0.0), (growth.WINDOWS[0] + 1) * series.width)
+
+
+def suspected(past: Past) -> list[WorkerId]:
+    """Whose growth an opinion stands about, told or not."""
+    ids = (id for id, kind in past.standing if kind in (LEAK, MASTER_GROWTH))
+    return [id for id in ids if id is not None]
 
 
 class Growing(NamedTuple):
@@ -134,7 +159,7 @@ def growing(options: Options, snapshot: Snapshot, past: Past, worker: Worker) ->
         return None
     stretch = standing.opinion.stretch
     last = life.series.levels[0].lows[-1]
-    span = life.series.at - stretch.start
+    span = life.series.levels[0].ats[-1] - stretch.start
     per_work = stretch.per_work
     work_rate = stretch.rate / per_work if per_work else None
     unit = None
@@ -299,7 +324,7 @@ class Leak:
             # What is told stays the growth it is: a rush within it may be a sawtooth's.
             told = before is not None and before.told
             stretch = old if told and old is not None else _stretch(found, old)
-            return {worker.id: self._opinion(scene, worker, life, ceiling, stretch)}
+            return {worker.id: self.judge(scene, worker, life, ceiling, stretch)}
         if before is not None and not before.told and old and old.buckets == growth.RUSHED:
             return {worker.id: None}
         return {}
@@ -336,11 +361,11 @@ class Leak:
             found = self._found(scene, worker, life, ceiling, old, told)
         if found is not None:
             stretch = _stretch(found, old)
-            return self._opinion(scene, worker, life, ceiling, stretch)
+            return self.judge(scene, worker, life, ceiling, stretch)
         if before is None or old is None or not told or not self._goes_on(life, old):
             return None
         if self._is_news(life, before.opinion, old):
-            return self._opinion(scene, worker, life, ceiling, old)
+            return self.judge(scene, worker, life, ceiling, old)
         return before.opinion
 
     def _is_news(self, life: Life, opinion: Opinion, stretch: growth.Stretch) -> bool:
@@ -416,7 +441,7 @@ class Leak:
             return False
         return growth.still(life.series, old)
 
-    def _opinion(
+    def judge(
         self,
         scene: Scene,
         worker: Worker,
@@ -425,12 +450,14 @@ class Leak:
         stretch: growth.Stretch,
     ) -> Opinion:
         first = stretch.first
-        last = life.rush[-1][1] if life.rush else life.series.levels[0].lows[-1]
+        finest = life.series.levels[0]
+        until, last = life.rush[-1] if life.rush else (finest.ats[-1], finest.lows[-1])
         grown = last - first
+        seen = max(until - stretch.start, 1.0)  # up to then; the bucket since is still open
         span = max(scene.past.now - stretch.start, 1.0)
         learned = scene.past.learned
         why = (
-            f"{SIGNALS[life.signal]} {units.rate(grown / span)} for {units.time(span)} "
+            f"{SIGNALS[life.signal]} {units.rate(grown / seen)} for {units.time(seen)} "
             f"({units.size(first)} to {units.size(last)})"
         )
         if ceiling is None:
@@ -446,7 +473,7 @@ class Leak:
         confidence = _confidence(grown, bound)
         pace = growth.pace(life.series, stretch)
         near = left / pace if pace > 0 else float("inf")
-        said = left * span / grown if grown > 0 else float("inf")  # at the rate of the sentence
+        said = left * seen / grown if grown > 0 else float("inf")  # at the rate of the sentence
         if not known_size:
             return Opinion(grown, bound, confidence, why, False, stretch)
         why = f"{name} {units.size(held)}, {why}"
@@ -551,7 +578,7 @@ class FdGrowth:
         start, first = stretch.start, stretch.first
         last = fds.levels[0].lows[-1]
         bound = self.share * (worker.nofile or self.usual)
-        span = fds.at - start
+        span = fds.levels[0].ats[-1] - start
         why = f"open files +{last - first:.0f} in {units.time(span)} ({first:.0f} to {last:.0f})"
         if worker.nofile:
             why += f", limit {worker.nofile}"
@@ -771,6 +798,8 @@ def _share(work: float | None, usual: float) -> str:
 def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
     """Add a snapshot to the past, and let every detector look. The only thing that changes it."""
     closed, rushing = past.remember(options, snapshot)
+    if past.anew:
+        _judge_anew(Scene(options, snapshot, past, closed, rushing, False))
     detectors = DETECTORS
     if not closed and not rushing:
         detectors = () if _is_within_limits(options, snapshot, past) else AT_EVERY_LOOK
@@ -783,6 +812,20 @@ def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
                 _settle(scene, detector.kind, findings)
     if past.standing:
         _confirm(options, past)
+
+
+def _judge_anew(scene: Scene) -> None:
+    """Other limits than before: what was said of growth, and whether to act on it, is of those."""
+    past = scene.past
+    past.anew = False
+    share = ceiling_of(scene.options, scene.snapshot)
+    for worker in scene.snapshot.workers:
+        standing, life = past.standing.get((worker.id, LEAK)), past.lives.get(worker.id)
+        stretch = standing and standing.opinion.stretch
+        if standing and stretch and life and stretch.level < len(life.series.levels):
+            ceiling = _ceiling(scene, worker, share)
+            standing.opinion = Leak().judge(scene, worker, life, ceiling, stretch)
+            standing.act, standing.said = False, None
 
 
 def _is_within_limits(options: Options, snapshot: Snapshot, past: Past) -> bool:

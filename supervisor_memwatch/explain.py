@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import units
-from .detectors import INFORMATIVE, Imbalance, Leak
+from .detectors import INFORMATIVE, Early, Imbalance, Leak
 from .model import (
     FD_GROWTH,
     IMBALANCE,
@@ -25,7 +25,7 @@ from .model import (
     Entry,
 )
 from .options import Options
-from .report import trend_words
+from .report import budget_words, trend_words
 
 # "It lets go ...": when the guard of this code does, and what a person can do about it. {name}:
 # the program. Where the guard knows the time, "in 3m, " stands before it.
@@ -88,11 +88,13 @@ def explain(
     now: float,
     options: Options | None = None,
     paused_until: float | None = None,
+    early: Mapping[str, Early] | None = None,
 ) -> dict[str, Any]:
     """Every reason there is, for one program of `status --json`.
 
     entries: of the journal, oldest first; others than this program's are left out. now: epoch
     seconds. options: the program's, for what a verdict still lacks. paused_until: epoch seconds.
+    early: by worker id, of whom nothing can be said yet.
     """
     name = program["namespec"]
     own = [entry for entry in entries if _concerns(entry, name)]
@@ -118,7 +120,7 @@ def explain(
         "mode": program["mode"],
         "verdicts": [verdict for verdict in verdicts if verdict["kind"] not in INFORMATIVE],
         "no_leak": [verdict for verdict in verdicts if verdict["kind"] in INFORMATIVE],
-        "quiet": _quiet(program),
+        "quiet": _quiet(program, early or {}),
         "held": held,
         "paused_until": paused,
         "budget": program["budget"],
@@ -137,9 +139,10 @@ def lines(
     now: float,
     options: Options | None = None,
     paused_until: float | None = None,
+    early: Mapping[str, Early] | None = None,
 ) -> list[str]:
     """The same in words, printable."""
-    return words(explain(program, entries, now, options, paused_until), now)
+    return words(explain(program, entries, now, options, paused_until, early), now)
 
 
 # -- the reasons
@@ -238,13 +241,18 @@ def _who(role: str, worker: Mapping[str, Any]) -> str:
     return f"{role} {worker['pid']}"
 
 
-def _quiet(program: Mapping[str, Any]) -> dict[str, Any]:
-    """The workers of whom nothing is said, and how the one that grows most does."""
+def _quiet(program: Mapping[str, Any], early: Mapping[str, Early]) -> dict[str, Any]:
+    """The workers of whom nothing is said: those of whom nothing can be said yet, and how the one
+    that grows most does."""
     silent = [worker for worker in program["workers"] if not worker["verdicts"]]
+    young = {w["pid"]: early[w["id"]] for w in silent if w["id"] in early}
     moving = [worker for worker in silent if worker["trend"]]
     most = max(moving, key=lambda worker: worker["trend"]["bytes_per_hour"], default=None)
     return {
         "pids": [worker["pid"] for worker in silent],
+        "early": list(young),
+        "watched": min((each.watched for each in young.values()), default=None),
+        "needed": max((each.needed for each in young.values()), default=None),
         "fastest": most and {"pid": most["pid"], "trend": most["trend"]},
     }
 
@@ -323,7 +331,24 @@ def _answer(found: Mapping[str, Any], now: float) -> str:
     if not found["quiet"]["pids"] and all(v["kind"] == WARMING_UP for v in found["no_leak"]):
         who = "it" if found["kind"] == "plain" else "every worker"
         return f"It does nothing yet: {who} is too young to be judged."
+    early, judged = found["quiet"]["early"], len(found["quiet"]["pids"]) + len(found["no_leak"])
+    if early:
+        whom = "" if found["kind"] == "plain" or len(early) == judged else f" of {_pids(early)}"
+        return f"It does nothing yet: too early to tell a leak{whom}{_watched(found['quiet'])}."
     return "It does nothing, for there is nothing to do: no leak, nobody over a limit."
+
+
+def _watched(quiet: Mapping[str, Any]) -> str:
+    """How long, and how long it takes."""
+    if quiet["watched"] is None:
+        return ""
+    watched, needed = units.time(quiet["watched"]), units.time(quiet["needed"])
+    return f", watched for {watched}; it takes {needed}, less where growth is fast"
+
+
+def _pids(pids: Sequence[int]) -> str:
+    listed = ", ".join(map(str, pids[:8])) + (", ..." if len(pids) > 8 else "")
+    return f"{len(pids)} worker{'s' if len(pids) > 1 else ''} ({listed})"
 
 
 def _named(verdict: Mapping[str, Any]) -> str:
@@ -368,8 +393,9 @@ def _quiet_words(quiet: Mapping[str, Any]) -> list[str]:
     pids = quiet["pids"]
     if not pids:
         return []
-    listed = ", ".join(map(str, pids[:8])) + (", ..." if len(pids) > 8 else "")
-    text = f"  no verdict on {len(pids)} worker{'s' if len(pids) > 1 else ''} ({listed})"
+    text = f"  no verdict on {_pids(pids)}"
+    if quiet["early"] and len(quiet["early"]) < len(pids):
+        text += f", too early for one on {_pids(quiet['early'])}"
     fastest = quiet["fastest"]
     if fastest:
         trend = fastest["trend"]
@@ -380,11 +406,7 @@ def _quiet_words(quiet: Mapping[str, Any]) -> list[str]:
 
 def _terms(found: Mapping[str, Any], now: float) -> list[str]:
     """Under which terms it acts at all."""
-    budget = found["budget"]
-    text = (
-        f"  mode {found['mode']}; {budget['used']} of {budget['of']} actions used in "
-        f"{units.time(budget['period'])}"
-    )
+    text = f"  mode {found['mode']}; {budget_words(found['budget'])}"
     if found["paused_until"] is not None:
         text += f"; paused for another {_time(found['paused_until'] - now)}"
     return [text]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from . import __version__, explain, status, units
@@ -23,21 +24,33 @@ LATELY = 86400.0  # seconds of past that `explain` looks back on
 
 
 def since(text: str, now: float) -> float:
-    """`2h` (ago), `2026-01-31` or `2026-01-31T14:00` (local time) as epoch seconds.
+    """`2h` (ago), `18:10` (the last one) or `2026-01-31 18:10` as epoch seconds; local time.
 
     Raises ValueError, in words.
     """
-    try:
-        return now - units.parse_time(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"{units.printable(text, 50)}: valid: a time such as 2h or 7d, or a date such as "
-            "2026-01-31 or 2026-01-31T14:00"
-        ) from None
+    for parse in (_ago, _last, _date):
+        with suppress(ValueError, OverflowError):
+            return parse(text.strip(), now)
+    raise ValueError(
+        f"{units.printable(text, 50)}: valid: a time such as 2h or 7d (ago), 18:10 (the last one), "
+        "or a date such as 2026-01-31 or '2026-01-31 18:10'"
+    )
+
+
+def _ago(text: str, now: float) -> float:
+    return now - units.parse_time(text)
+
+
+def _last(text: str, now: float) -> float:
+    """Today's time of the clock, or yesterday's where that is still to come."""
+    shape = "%H:%M:%S" if text.count(":") == 2 else "%H:%M"
+    today = datetime.fromtimestamp(now)
+    at = datetime.combine(today, datetime.strptime(text, shape).time())
+    return (at if at <= today else at - timedelta(days=1)).timestamp()
+
+
+def _date(text: str, now: float) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 # -- history
@@ -267,7 +280,7 @@ def explained(config: Config, names: Sequence[str], after: float | None = None) 
     for program in found.document["programs"]:
         options = config.options_of(program["namespec"])
         paused = found.paused.get(program["namespec"])
-        programs.append(explain.explain(program, past, now, options, paused))
+        programs.append(explain.explain(program, past, now, options, paused, found.early))
     document = {
         "version": __version__,
         "time": now,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from . import curves, deeds, explain, units, wallclock
 from .curves import Life
 from .deeds import Key
+from .detectors import Early
 from .model import LEAK, PLATEAU, SPIKE, WARMING_UP, Entry
 from .options import Options
 
@@ -55,6 +56,7 @@ class Source(NamedTuple):
     samples: Mapping[str, Sequence[tuple[float, Sequence[Sequence[Any]]]]]  # of the span
     lines: Mapping[str, Sequence[Entry]]  # up to `until`, also of before
     procedures: Mapping[str, Mapping[str, Any]]  # by id
+    early: Mapping[str, Early] = {}  # by worker id: of whom nothing can be said yet
 
 
 def document(source: Source) -> dict[str, Any]:
@@ -267,7 +269,7 @@ def _answer(
     if leaks or other or kinds & {PLATEAU, SPIKE}:  # else it is a minute old
         lines += [f"Advice: {text}." for text in source.advice.get(name, ())]
     paused = source.paused.get(name)
-    found = explain.explain(now, (), source.now, source.options.get(name), paused)
+    found = explain.explain(now, (), source.now, source.options.get(name), paused, source.early)
     if leaks or other or paused or now["action"]:
         lines.append(found["answer"])
         lines += [
@@ -279,7 +281,7 @@ def _answer(
     if leaks or other:
         lines.append(f"The program holds {_total(now)}.")
         return {"tone": "bad", "headline": (leaks + other)[0], "lines": lines}
-    tone, headline = _nothing_told(now)
+    tone, headline = _nothing_told(now, source.early)
     if source.silence:
         tone, headline = "unsure", f"When it was last seen: {headline}"
     return {"tone": tone, "headline": headline, "lines": lines}
@@ -341,13 +343,21 @@ def _who(pid: int | None, now: Mapping[str, Any]) -> str:
     return f"Worker {pid}"
 
 
-def _nothing_told(now: Mapping[str, Any]) -> tuple[str, str]:
+def _nothing_told(now: Mapping[str, Any], early: Mapping[str, Early]) -> tuple[str, str]:
     if now["state"] != "RUNNING" or not now["workers"]:
         return "unsure", "Not running: there is nothing to judge."
     held = f"the program holds {_total(now)}"
     kinds = [{verdict["kind"] for verdict in worker["verdicts"]} for worker in now["workers"]]
     if all(WARMING_UP in each for each in kinds):
         return "unsure", f"Too early to tell: its workers are still warming up; {held}."
+    young = [early[worker["id"]] for worker in now["workers"] if worker["id"] in early]
+    if young:
+        watched = units.time(min(each.watched for each in young))
+        needed = units.time(max(each.needed for each in young))
+        return "unsure", (
+            f"Too early to tell: {len(young)} of {len(now['workers'])} workers watched for "
+            f"{watched} of {needed}, none told to leak; {held}."
+        )
     many = len(now["workers"])
     whose = f"none of its {many} workers is told to leak" if many > 1 else "it is not told to leak"
     return "good", f"Not leaking, as far as can be seen: {whose}; {held}."

@@ -237,6 +237,7 @@ class Past:
     young: int = 0  # workers of the last snapshot that are not past their warm-up
     compared: float = float("-inf")  # when siblings were last compared
     learned: Learned = field(default_factory=Learned)
+    anew: bool = False  # other limits than before: judge what stands by them
 
     def remember(self, options: Options, snapshot: Snapshot) -> Changed:
         """Add a snapshot; the lives that got a closed bucket by it, and those that may rush."""

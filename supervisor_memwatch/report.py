@@ -11,7 +11,7 @@ from typing import Any
 
 from . import detectors, sizes, units
 from .model import WARMING_UP, News, Snapshot, Verdict, Worker, WorkerId
-from .options import Options
+from .options import Budget, Options
 
 # -- the listener's rows, read back -------------------------------------------------------
 
@@ -97,7 +97,8 @@ def program_json(
     options: Options,
     past: detectors.Past | None = None,
 ) -> dict[str, Any]:
-    """One program of `status --json`. `seen`: what Watch.view gave; `past`: for the trends."""
+    """One program of `status --json`. `seen`: what Watch.view gave; `past`: for the trends of those
+    that nothing is said of."""
     verdicts: dict[WorkerId | None, list[Verdict]] = {
         WorkerId(*id) if id else None: [Verdict(*verdict) for verdict in opinions]
         for id, opinions in seen["verdicts"]
@@ -105,15 +106,20 @@ def program_json(
     limit = options.limit.of(snapshot.available) if options.limit else None
     total_limit = options.total_limit.of(snapshot.available) if options.total_limit else None
 
+    trends = {WorkerId(*id): detectors.Trend(*trend) for id, trend in seen.get("trends", ())}
+
     def shape(worker: Worker, limit: int | None) -> dict[str, Any]:
+        trend = trends.get(worker.id)
+        if trend is None and past is not None:
+            trend = detectors.trend(past, worker.id)
         return worker_json(
             worker,
             snapshot.at,
             verdicts.get(worker.id, ()),
             limit,
             detectors.headroom(options, snapshot, worker),
-            detectors.trend(past, worker.id) if past else None,
-            detectors.hours_to_limit(options, snapshot, past, worker) if past else None,
+            trend,
+            detectors.hours_to_limit(options, snapshot, worker, trend),
         )
 
     used, of, period = seen["budget"]
@@ -173,6 +179,11 @@ def promise(options: Options) -> str:
     return "; ".join(parts)
 
 
+def budget_words(budget: Mapping[str, Any]) -> str:
+    """What is used of the budget of `status --json`, and how much it is."""
+    return Budget(budget["of"], budget["period"]).words(budget["used"])
+
+
 def ceiling_words(size: int | None, share: float | None) -> str:
     return units.size(size) if share is None else f"{share:.0%} of what is available"
 
@@ -207,9 +218,10 @@ def status_text(
     document: Mapping[str, Any],
     advice: Mapping[str, Sequence[str]] | None = None,
     paused: Mapping[str, float] | None = None,
+    early: Mapping[str, detectors.Early] | None = None,
 ) -> str:
     """`memwatch status` as people read it. Of a program: `advice`, what is to be said of it;
-    `paused`, until when it is."""
+    `paused`, until when it is. Of a worker's id: `early`, where nothing can be said yet."""
     listener = document["listener"]
     out = []
     if listener is None:
@@ -223,21 +235,22 @@ def status_text(
         )
     for program in document["programs"]:
         name = program["namespec"]
-        out += ["", *_program_lines(program, (advice or {}).get(name, ()))]
+        out += ["", *_program_lines(program, (advice or {}).get(name, ()), early or {})]
         if paused and name in paused:
             left = units.time(paused[name] - document["time"])
             out.append(f"  paused for another {left}: nothing is begun; `memwatch resume` ends it")
     return "\n".join(out)
 
 
-def _program_lines(program: Mapping[str, Any], advice: Sequence[str]) -> list[str]:
+def _program_lines(
+    program: Mapping[str, Any], advice: Sequence[str], early: Mapping[str, detectors.Early]
+) -> list[str]:
     name = units.printable(program["namespec"])
     total = units.size(program["total"])
     limit = f" of {units.size(program['total_limit'])}" if program["total_limit"] else ""
-    budget = program["budget"]
     lines = [
         f"{name}: {program['state']}, {program['kind']}, {program['mode']}, {total}{limit}, "
-        f"budget {budget['used']} of {budget['of']} used"
+        f"{budget_words(program['budget'])}"
     ]
     people = [("worker", worker) for worker in program["workers"]]
     if program["master"]:
@@ -253,7 +266,7 @@ def _program_lines(program: Mapping[str, Any], advice: Sequence[str]) -> list[st
                 cpu_words(worker["cpu"]),
                 "?" if worker["fds"] is None else str(worker["fds"]),
                 trend_words(worker["trend"]),
-                verdict_words(worker["verdicts"]),
+                verdict_words(worker["verdicts"]) or _early_words(early.get(worker["id"])),
             ]
             for role, worker in people
         ]
@@ -278,6 +291,13 @@ def cpu_words(seconds: float | None) -> str:
 
 def trend_words(trend: Mapping[str, float] | None) -> str:
     return "" if trend is None else units.rate(trend["bytes_per_hour"] / 3600)
+
+
+def _early_words(early: detectors.Early | None) -> str:
+    """Of a worker that nothing is said of, where nothing can be said yet."""
+    if early is None:
+        return ""
+    return f"too early: watched {units.time(early.watched)} of {units.time(early.needed)}"
 
 
 def verdict_words(verdicts: Iterable[Mapping[str, Any]]) -> str:

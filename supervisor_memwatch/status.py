@@ -12,8 +12,9 @@ import psutil
 
 from . import __version__, host, report, units
 from .config import Config, named
-from .detectors import Past
+from .detectors import Early, Past
 from .journal import JournalError, Reader
+from .model import WorkerId
 
 LISTENER = ("pid", "ticks", "last_tick", "rss", "cpu_seconds", "events_dropped")
 MISSED = 3.0  # ticks after which the listener is silent
@@ -28,6 +29,7 @@ class Status(NamedTuple):
     silence: str  # why there is none, in words; empty: there is one
     advice: dict[str, list[str]] = {}  # of each program that has some
     paused: dict[str, float] = {}  # until when, of each program that is
+    early: dict[str, Early] = {}  # of each worker's id that nothing can be said of yet
 
     @property
     def silent(self) -> bool:
@@ -52,6 +54,7 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
     programs = []
     advice = {}
     paused = {}
+    early: dict[str, Early] = {}
     now = time.time()
     for namespec, snapshot, view in latest:
         if names and not any(named(name, namespec) for name in names):
@@ -62,6 +65,7 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
             told_of = report.snapshot_from_json(json.loads(snapshot))
             past = _past(saved.get(namespec))
             programs.append(report.program_json(told_of, seen, options, past))
+            early |= {str(WorkerId(*id)): Early(*times) for id, times in seen.get("early", ())}
             if seen.get("advice"):
                 advice[namespec] = [str(text) for text in seen["advice"]]
             if (seen.get("paused_until") or 0.0) > now:
@@ -74,7 +78,7 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         "listener": _listener(told) if told else None,
         "programs": programs,
     }
-    return Status(document, _silence(told, now), advice, paused)
+    return Status(document, _silence(told, now), advice, paused, early)
 
 
 def _told(path: str, text: str) -> dict[str, Any]:

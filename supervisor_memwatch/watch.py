@@ -23,7 +23,9 @@ from .model import (
     LEAK,
     LIMIT,
     PENDING,
+    PLATEAU,
     RUNNING,
+    SPIKE,
     TOTAL_LIMIT,
     Command,
     Decision,
@@ -127,7 +129,8 @@ class Watch:
         self.ledger = Ledger()
         self.witness = attribution.Witness()
         self.releases = releases.Releases()
-        self.advice: tuple[str, ...] = ()  # what there is to say of what was told
+        self.advice: tuple[str, ...] = ()  # what there is to say of what was told,
+        self._advised: frozenset[Key] = frozenset()  # and of these verdicts
         self._gist: tuple[float, advice.Gist] | None = (
             None  # when advice was given, and what it was
         )
@@ -172,7 +175,8 @@ class Watch:
         told, news = self._tell(verdicts, snapshot)
         news = news_of_changes + news
         entries += told
-        if not 0 < self._next - snapshot.at <= NOW_AND_THEN:
+        stale = self.advice and _said_of(verdicts) != self._advised
+        if stale or not 0 < self._next - snapshot.at <= NOW_AND_THEN:
             entries += self._now_and_then(verdicts, snapshot)
         commands: tuple[Command, ...] = ()
         before = self.procedure
@@ -224,7 +228,8 @@ class Watch:
         for id, opinions in verdicts.items():
             worker = _worker(snapshot, id)
             if worker is not None and any(verdict.act for verdict in opinions):
-                left = detectors.hours_to_limit(self.options, snapshot, self.past, worker)
+                speed = detectors.trend(self.past, worker.id)
+                left = detectors.hours_to_limit(self.options, snapshot, worker, speed)
                 if left is not None:
                     hours[worker.id] = left
         asked, self.asked = self.asked, None
@@ -750,6 +755,7 @@ class Watch:
             leak = releases.Leak(found.trend.bytes_per_hour, found.per_work, found.unit)
             self.releases.leaks(case.worker, snapshot.at, leak)
         self.advice = (*advice.sentences(known), *advice.no_leaks(snapshot, verdicts))
+        self._advised = _said_of(verdicts)
         return known
 
     def _advise(self, known: advice.Facts) -> list[Entry]:
@@ -959,7 +965,7 @@ class Watch:
             "limit": options.limit.of(snapshot.available) if options.limit and of_workers else None,
             "headroom": detectors.headroom(options, snapshot, worker),
             "trend": None if trend is None else trend._asdict(),
-            "hours_to_limit": detectors.hours_to_limit(options, snapshot, self.past, worker),
+            "hours_to_limit": detectors.hours_to_limit(options, snapshot, worker, trend),
         }
 
     # -- through the journal -----------------------------------------------------------
@@ -967,8 +973,15 @@ class Watch:
     def view(self, verdicts: policy.Verdicts) -> dict[str, Any]:
         """What `status` shows beside the snapshot itself; written at every tick, so kept short."""
         budget, procedure = self.options.budget, self.procedure
+        ids = [worker.id for worker in self.workers()]
         return {
             "mode": self.options.mode,
+            "early": [[id, early] for id in ids if (early := detectors.early(self.past, id))],
+            "trends": [
+                [id, trend]
+                for id in detectors.suspected(self.past)
+                if (trend := detectors.trend(self.past, id))
+            ],
             "verdicts": [[id, opinions] for id, opinions in verdicts.items() if opinions],
             "held": [[held.code, held.text, held.until] for held in self.held],
             "action": procedures.summary(procedure) if procedure is not None else None,
@@ -982,6 +995,7 @@ class Watch:
         """Everything a later `load` needs to give the same verdicts and plans; JSON-able."""
         return {
             "past": self.past.dump(),
+            "ceilings": self._ceilings(),
             "paused_until": self.paused_until,
             "rungs": self.rungs,
             "climbed": self.climbed,
@@ -1002,6 +1016,11 @@ class Watch:
             "gist": self._gist and [self._gist[0], list(self._gist[1])],
         }
 
+    def _ceilings(self) -> list[Any]:
+        """What verdicts are measured against, as JSON gives it back."""
+        ceilings = (self.options.limit, self.options.total_limit)
+        return [each and [each.bytes, each.share] for each in ceilings]
+
     def load(self, data: dict[str, Any], back: float = 0.0) -> None:
         """Restore what `dump` gave. Raises KeyError, TypeError, ValueError on anything else.
 
@@ -1020,6 +1039,7 @@ class Watch:
         self.actions = [at - back for at in data["actions"]]
         self._said = {key: at - back for key, at in data["said"].items()}
         self.past, self.leaving, self._told = past, leaving, told
+        self.past.anew = data.get("ceilings") != self._ceilings()
         self._count = (count, since - back)
         self.rungs = dict(data["rungs"])
         self.last_action = data["last_action"]
@@ -1047,6 +1067,16 @@ def _moved_on(before: procedures.Procedure | None, after: procedures.Procedure |
     if before is None or after is None:
         return before is not after
     return replace(after, heard=before.heard, fewest=before.fewest) != before
+
+
+def _said_of(verdicts: advice.Verdicts) -> frozenset[Key]:
+    """What advice is about: whatever is told, and growth that is over."""
+    return frozenset(
+        (id, verdict.kind)
+        for id, found in verdicts.items()
+        for verdict in found
+        if verdict.told or verdict.kind in (PLATEAU, SPIKE)
+    )
 
 
 def _anonymous(snapshot: Snapshot) -> int:

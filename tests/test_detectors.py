@@ -482,7 +482,7 @@ def test_no_history_whatever_is_in_it_makes_a_detector_fail(recorded: list[Any])
         detectors.remember(options, past, seen)
         detectors.examine(options, seen, past)
         for worker in workers:
-            detectors.hours_to_limit(options, seen, past, worker)
+            detectors.hours_to_limit(options, seen, worker, detectors.trend(past, worker.id))
             detectors.headroom(options, seen, worker)
         past = detectors.Past.load(json.loads(json.dumps(past.dump())))
 
@@ -717,7 +717,8 @@ def test_trend_and_hours_to_limit_are_of_the_leak() -> None:
     rate = (0.5 + 3 * random.Random(1).random()) * 60 * MB
     assert trend is not None and trend.low <= trend.bytes_per_hour <= trend.high
     assert trend.bytes_per_hour == pytest.approx(rate, rel=0.1)
-    hours = detectors.hours_to_limit(options, seen, past, seen.workers[0])
+    speed = detectors.trend(past, seen.workers[0].id)
+    hours = detectors.hours_to_limit(options, seen, seen.workers[0], speed)
     assert hours is not None and hours == pytest.approx((600 - 75) * MB / rate, rel=0.15)
     assert detectors.trend(past, WorkerId(9, 9)) is None
     points = past.points(id)

@@ -10,6 +10,7 @@ import pytest
 
 import supervisor_memwatch
 from supervisor_memwatch import explain, procedure
+from supervisor_memwatch.detectors import Early
 from supervisor_memwatch.explain import LETS_GO, lacks
 from supervisor_memwatch.model import Entry
 from supervisor_memwatch.options import Options
@@ -26,7 +27,8 @@ def verdict(kind: str, **more: Any) -> dict[str, Any]:
 
 
 def worker(pid: int = 4711, *verdicts: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"pid": pid, "limit": 400 * MB, "trend": None, "verdicts": list(verdicts), **more}
+    known = {"pid": pid, "id": f"{pid}-1", "limit": 400 * MB, "trend": None}
+    return {**known, "verdicts": list(verdicts), **more}
 
 
 def program(*workers: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -57,6 +59,24 @@ def said(found: dict[str, Any], *entries: Entry, **more: Any) -> str:
 
 def first(found: dict[str, Any], *entries: Entry, **more: Any) -> str:
     return said(found, *entries, **more).splitlines()[0]
+
+
+# -- too early
+
+
+def test_what_was_not_watched_for_long_enough_is_not_called_healthy() -> None:
+    """How long it was, and how long it takes."""
+    early = {"4711-1": Early(25.0, 330.0), "4712-1": Early(40.0, 330.0)}
+    text = first(program(worker(4711), worker(4712)), early=early)
+    assert "too early to tell a leak, watched for 25s; it takes 5m 30s" in text
+    assert "no leak" not in text
+
+
+def test_who_is_too_early_to_tell_is_named_where_siblings_are_not() -> None:
+    """Of the others there is an answer."""
+    text = said(program(worker(4711), worker(4712)), early={"4712-1": Early(25.0, 330.0)})
+    assert "too early to tell a leak of 1 worker (4712), watched for 25s" in text
+    assert "no verdict on 2 workers (4711, 4712), too early for one on 1 worker (4712)" in text
 
 
 # -- the guards
@@ -114,7 +134,7 @@ def test_nothing_to_do_is_said_with_what_was_looked_at() -> None:
     text = said(program(worker(1), worker(2, trend=trend)))
     assert text.startswith("web: It does nothing, for there is nothing to do")
     assert "no verdict on 2 workers (1, 2); 2 grows most: +2.0MB/h (-1.0MB/h to +5.0MB/h)" in text
-    assert "mode act; 2 of 6 actions used in 1h" in text
+    assert "mode act; 2 actions in the last 1h; the budget is 6" in text
     assert "last action: none that is remembered" in text
 
 

@@ -113,7 +113,7 @@ def test_the_budget_is_said_once_and_holds() -> None:
     host = Host(world, options).run(3600)
     assert len(host.commands) == 2
     assert host.told().count("held") >= 1
-    assert any("allowed" in text for text in host.kinds("held"))
+    assert any("actions in the last 1h; the budget is 2" in text for text in host.kinds("held"))
 
 
 def test_the_cooldown_separates_two_actions() -> None:
@@ -516,3 +516,58 @@ def test_a_journal_of_before_there_were_releases_is_read() -> None:
     again = Watch("web", ACT)
     again.load(data)
     assert again.expected == 2 and again.releases.eras == []
+
+
+# -- what status shows
+
+
+def test_status_says_who_was_watched_for_too_short_a_time() -> None:
+    """Until a window is full; a worker in its warm-up has a verdict that says so."""
+    host = Host(World(count=2)).run(60)
+    early = dict(host.watch.view({})["early"])
+    assert len(early) == 2 and all(50 <= each.watched <= 60 for each in early.values())
+    assert all(each.needed == 330.0 for each in early.values())
+    assert host.run(300).watch.view({})["early"] == []
+
+
+def test_status_has_the_trend_of_a_leak_as_soon_as_it_is_suspected() -> None:
+    """Not only when the journal was saved next; of the healthy nothing is written at every tick."""
+    world = World(count=2, leaking=1, leak=0.2)
+    host = Host(world, replace(ACT, mode="observe")).run(400)
+    [(id, trend)] = host.watch.view({})["trends"]
+    assert id == world.procs[0].id
+    assert trend.bytes_per_hour == pytest.approx(0.2 * MB * 3600, rel=0.01)
+
+
+def test_another_limit_judges_what_stands_anew_at_the_first_look() -> None:
+    """Neither its words nor whether it is acted on are those of the limit before."""
+    host = Host(World(count=2, leaking=1, leak=0.2), replace(ACT, mode="observe")).run(600)
+    [before] = [
+        v for found in host.watch.look(host.world.snapshot(605.0)).verdicts.values() for v in found
+    ]
+    assert before.act and "200.0MB in" in before.why
+    again = Watch("web", replace(ACT, mode="observe", limit=Ceiling(bytes=4000 * MB)))
+    again.load(json.loads(json.dumps(host.watch.dump())))
+    [after] = [
+        v for found in again.look(host.world.snapshot(606.0)).verdicts.values() for v in found
+    ]
+    assert after.told and not after.act and "3.91GB in" in after.why
+    assert not any("200.0MB" in text for text in again.advice) and again.advice
+
+
+def test_advice_ends_with_those_it_is_about() -> None:
+    """A restart by others: the next look has none of workers that are gone."""
+    world = World(count=2, leaking=2, leak=0.05)
+    host = Host(world, replace(ACT, mode="observe", limit=None)).run(900)
+    assert host.watch.advice
+    stopped = world.snapshot(905.0)._replace(state="STARTING", workers=(), master=None)
+    host.watch.look(stopped)
+    assert host.watch.advice == ()
+
+
+def test_the_rate_of_a_verdict_is_that_of_the_growth_from_the_first_word_on() -> None:
+    """Up to the bucket that is known, not up to now: the advice beside it says the same."""
+    host = Host(World(count=2, leaking=1, leak=0.2), replace(ACT, mode="observe")).run(400)
+    [first] = host.kinds("suspected")
+    [advised] = [text for text in host.kinds("advice") if " leak" in text]
+    assert "+12.0MB/min" in first and "720.0MB/h" in advised
