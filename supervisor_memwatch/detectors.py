@@ -78,17 +78,22 @@ def trend(past: Past, id: WorkerId) -> Trend | None:
     life = past.lives.get(id)
     if life is None or not life.series.levels:
         return None
-    index = 0
+    stretch = None
     for kind in (LEAK, MASTER_GROWTH):
         standing = past.standing.get((id, kind))
-        if standing is not None and standing.opinion.stretch is not None:
-            index = standing.opinion.stretch.level
+        if standing is not None:
+            stretch = standing.opinion.stretch or stretch
     slopes = []
     for series in (life.series, life.second):
+        index = 0 if stretch is None else stretch.level
         if series is not None and index < len(series.levels):
             level = series.levels[index]
-            if len(level.lows) >= 5:
-                slopes.append(growth.sen(level.ats, level.lows))
+            # What was before the growth would hide it.
+            count = len(level.lows) if stretch is None else growth.of(level, stretch)
+            if count >= 5:
+                slopes.append(growth.sen(level.ats[-count:], level.lows[-count:]))
+    if not slopes and stretch is not None and len(life.rush) >= growth.RISING:
+        slopes.append(growth.sen(*zip(*life.rush, strict=True)))
     if not slopes:
         return None
     return Trend(*(slope * HOUR for slope in min(slopes)))
@@ -308,7 +313,7 @@ class Leak:
 
     def watch_for_rush(self, life: Life, low: float, ceiling: int | None) -> None:
         """From where on each of its samples counts."""
-        if len(life.rush) == RUSH and growth.rushes(life.rush) is None:
+        if len(life.rush) == RUSH and not growth.pauses(life.rush):
             life.rush = []  # it has risen, and does not any more
         if ceiling is not None and not life.rush:
             life.rush_from = low + max(self.rush * (ceiling - low), 8 * MB)
@@ -326,7 +331,7 @@ class Leak:
             stretch = old if told and old is not None else _stretch(found, old)
             return {worker.id: self.judge(scene, worker, life, ceiling, stretch)}
         if before is not None and not before.told and old and old.buckets == growth.RUSHED:
-            return {worker.id: None}
+            return {} if growth.pauses(life.rush) else {worker.id: None}
         return {}
 
     def _rushes(
@@ -362,7 +367,12 @@ class Leak:
         if found is not None:
             stretch = _stretch(found, old)
             return self.judge(scene, worker, life, ceiling, stretch)
-        if before is None or old is None or not told or not self._goes_on(life, old):
+        if before is None or old is None:
+            return None
+        if not told:
+            waits = old.buckets == growth.RUSHED and growth.pauses(life.rush)
+            return before.opinion if waits else None
+        if not self._goes_on(life, old):
             return None
         if self._is_news(life, before.opinion, old):
             return self.judge(scene, worker, life, ceiling, old)

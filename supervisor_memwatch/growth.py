@@ -21,7 +21,8 @@ WINDOWS = (KEPT // 2, 14, KEPT)  # in buckets, on every level
 BRISK = ((7, 6.0), (5, 1.35))
 SHORT = 6  # buckets that must do where the limit is near
 RISING = 4  # samples that must do where it is next to nothing,
-LUMPY = 9  # and steps from one to the next where they are uneven
+LUMPY = 9  # and steps from one to the next where they are uneven;
+PAUSE = 3  # the last of those that rose for as long; they stand still where none is lower
 STEPS = 7  # that growth is made of, before anything is done about it
 RUSHED = 3  # buckets by which what they showed is followed
 FLAT = 5  # buckets that make growth a thing of the past
@@ -150,6 +151,15 @@ def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
     if not _rises_steadily(steps) and not _rises_by_and_by(steps, grown):
         return None
     return Growth(0, RUSHED, start, span, first, last, grown, grown / span, None)
+
+
+def pauses(samples: Sequence[tuple[float, float]]) -> bool:
+    """Whether samples that rose for long enough only stand still, as between two large requests."""
+    if len(samples) <= LUMPY:
+        return False
+    values = [value for _, value in samples]
+    near = max(values) - 0.02 * (max(values) - values[0])
+    return values[-1] >= near > min(values[-PAUSE:])
 
 
 def _rises_steadily(steps: Sequence[float]) -> bool:
@@ -307,6 +317,11 @@ def still(series: Series, stretch: Stretch) -> bool:
             return True
         expected = min(expected, by_work)
     return recent > 0.25 * expected
+
+
+def of(level: Level, stretch: Stretch) -> int:
+    """How many of the last buckets of its level are the stretch's."""
+    return min(max(_since(level, stretch.start), stretch.buckets), len(level.lows))
 
 
 def pace(series: Series, stretch: Stretch) -> float:

@@ -240,6 +240,20 @@ def test_uneven_leaps_are_a_rush_while_they_go_on() -> None:
     assert growth.rushes(samples + ended) is None
 
 
+def test_a_rush_that_pauses_between_two_large_requests_is_still_confirmed() -> None:
+    """One look without a step begins no confirmation anew; two do."""
+    leaps = [10, 0, 10, 0, 10, 0, 10, 0, 40, 0, 20, 20, 20, 0, 10, 0, 0, 0, 30, 0, 10, 0, 10, 10, 0]
+    leaps += [10, 0, 10, 0, 0]
+
+    program = Program(limit=634)
+    program.run(600 + 5 * len(leaps), lambda n, at: 70 + sum(leaps[: max(0, int(at - 600) // 5)]))
+    assert [kind for _, _, kind in program.acted][:1] == [LEAK]
+    samples = [(5.0 * n, 20.0 * n * MB) for n in range(11)]
+    still = [(55.0 + 5 * n, 200.0 * MB) for n in range(2)]
+    assert growth.pauses(samples + still[:1]) and not growth.pauses(samples + still)
+    assert not growth.pauses(samples[:6])
+
+
 def test_growth_that_slows_down_per_work_done_is_given_more_room() -> None:
     """Under a load that rises, a cache grows as fast as before until it is full."""
 
