@@ -11,7 +11,7 @@ Times are epoch seconds, sizes bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ class Sample(NamedTuple):
     at: float
     sizes: dict[str, int | None]  # by measure
     again: bool = False  # nobody had watched for a while before it
+    cpu: float | None = None  # seconds, user and system, since its start
 
 
 @dataclass(slots=True)
@@ -82,7 +83,8 @@ def lives(rows: Iterable[tuple[float, Sequence[Sequence[Any]]]]) -> list[Life]:
             if life.role == "worker":
                 places.setdefault(id, life.place)
             again = bool(life.samples) and at - life.samples[-1].at > PAUSE
-            life.samples.append(Sample(at, _sizes(process), again))
+            known = dict(zip(COLUMNS, process, strict=False))
+            life.samples.append(Sample(at, _sizes(known), again, known.get("cpu")))
     return list(found.values())
 
 
@@ -96,8 +98,7 @@ def _free(places: dict[WorkerId, int]) -> int:
     return next(place for place in range(1, len(taken) + 2) if place not in taken)
 
 
-def _sizes(process: Sequence[Any]) -> dict[str, int | None]:
-    known = dict(zip(COLUMNS, process, strict=False))
+def _sizes(known: Mapping[str, Any]) -> dict[str, int | None]:
     swap = known.get("swap") or 0
     sizes = {}
     for measure in MEASURES:
@@ -106,14 +107,14 @@ def _sizes(process: Sequence[Any]) -> dict[str, int | None]:
     return sizes
 
 
-def measured(found: Iterable[Life]) -> list[str]:
-    """The measures that can be drawn: those known of every second sample of the workers."""
+def measured(found: Iterable[Life]) -> dict[str, float]:
+    """The measures that anything is known of, with the share of the workers' samples that is."""
     samples = [sample for life in found if life.role == "worker" for sample in life.samples]
     known = {
         measure: sum(sample.sizes[measure] is not None for sample in samples)
         for measure in MEASURES
     }
-    return [measure for measure, count in known.items() if count * 2 > len(samples)]
+    return {measure: count / len(samples) for measure, count in known.items() if count}
 
 
 def thin(found: Iterable[Life], most: int, measure: str) -> list[Life]:

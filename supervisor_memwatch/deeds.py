@@ -86,6 +86,8 @@ def told(
             plan = procedures.get(str(line.data.get("procedure")), {})
             if plan.get("action") == "recycle":
                 end_all_of(plan["target"][0], line.at)
+                if line.data.get("also_pid") is not None:
+                    end_all_of(line.data["also_pid"], line.at)
         elif line.kind == "seen" and isinstance(line.data.get("pid"), int):
             end_all_of(line.data["pid"], line.at)
     for key in list(standing):
@@ -119,6 +121,7 @@ def actions(
                 "ended": None,
                 "action": str(plan.get("action") or _action_word(line.text)),
                 "pid": target[0] if target else None,
+                "also_pid": line.data.get("also_pid"),  # who leaves beside it: as planned, then did
                 "kind": str(plan.get("kind", "")),
                 "way": str(plan.get("way", "")),
                 "by": str(plan.get("by", "memwatch")),
@@ -137,6 +140,7 @@ def actions(
             found[id].update(
                 ended=line.at, result=str(line.data.get("result")), text=text, freed=freed
             )
+            found[id]["also_pid"] = line.data.get("also_pid")
     for action in found.values():
         action["cost"] = _cost(action)
     return list(found.values())
@@ -158,7 +162,8 @@ def _cost(action: Mapping[str, Any]) -> str:
         "restart": "the port was closed from the stop to the start",
     }.get(action["action"], "")
     if action["action"] == "recycle" and action["way"] == "surge":
-        what = "one boot, one worker more meanwhile"
+        boots = "one boot" if action["also_pid"] is None else "two boots"
+        what = f"{boots}, one worker more meanwhile"
     if any(step == "killed" for _, step in action["steps"]):
         what += "; requests of the worker that was killed"
     return f"{took}: {what}" if took else what

@@ -15,11 +15,14 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import page, units, wallclock
+from . import page, siblings, units, wallclock
 
 # Seconds between two lines across the time axis: the first that makes them few enough.
 TIME_STEPS = (60, 120, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
 MOST_TIMES = 8
+FLAGS = 0.12  # of the chart's height, from above, is where its flags are
+ABOVE, BELOW = -4, 14  # pixels from a line to its label
+NEAR = 0.05  # of the chart's height: nearer to a line than that, a label would be in its way
 COLOURS = 8  # in page.css; more places repeat them, with other dashes
 
 
@@ -58,7 +61,7 @@ def render(document: Mapping[str, Any], css: str, js: str, *, refresh: float | N
         f"<style>{css}</style>",
     ]
     body = [_header(document), '<main id="main">']
-    body += [_program(program, document, n) for n, program in enumerate(document["programs"])]
+    body += [_program(program, document) for program in document["programs"]]
     if not document["programs"]:
         body.append("<p>No program is watched, and none was in this time.</p>")
     body.append("</main>")
@@ -76,8 +79,19 @@ def render(document: Mapping[str, Any], css: str, js: str, *, refresh: float | N
 
 
 def text(value: object, limit: int = 1000) -> str:
-    """Foreign text, made safe for HTML, attributes included: printable, cut, escaped."""
-    return html.escape(units.printable(value, limit), quote=True)
+    """Foreign text, made safe for HTML, attributes included: printable, cut between two words,
+    escaped."""
+    raw = str(value)
+    if len(raw) > limit:
+        raw = (raw[: limit + 1].rpartition(" ")[0] or raw[:limit]) + " ..."
+    return html.escape(units.printable(raw, limit + len(" ...")), quote=True)
+
+
+def span(document: Mapping[str, Any]) -> str:
+    """`2026-01-31 13:10 to 2026-01-31 15:00 (UTC+01:00)`."""
+    zone = document["zone"]
+    since, until = (wallclock.clock(document[name], zone) for name in ("since", "until"))
+    return f"{since} to {until} ({wallclock.zone_words(zone)})"
 
 
 # -- parts -----------------------------------------------------------------------------------
@@ -85,14 +99,10 @@ def text(value: object, limit: int = 1000) -> str:
 
 def _header(document: Mapping[str, Any]) -> str:
     zone, now = document["zone"], document["made_at"]
-    span = (
-        f"{wallclock.clock(document['since'], zone)} to {wallclock.clock(document['until'], zone)}"
-        f" ({wallclock.zone_words(zone)})"
-    )
     parts = [
         '<header><a class="skip" href="#main">To the programs</a>',
         f"<h1>Memory of {text(document['host'])}</h1>",
-        f'<p class="span">{span}; made at {wallclock.clock(now, zone)}'
+        f'<p class="span">{span(document)}; made at {wallclock.clock(now, zone)}'
         f'<span id="fresh" role="status"></span></p>',
     ]
     if document["silence"]:
@@ -102,9 +112,10 @@ def _header(document: Mapping[str, Any]) -> str:
         )
     if len(document["programs"]) > 1:
         links = [
-            f'<li><a href="#p{n}"><span class="dot {program["answer"]["tone"]}"></span>'
-            f"{text(program['namespec'])}</a>: {text(program['answer']['headline'], 200)}</li>"
-            for n, program in enumerate(document["programs"])
+            f'<li><a href="#{program["id"]}">'
+            f'<span class="dot {program["answer"]["tone"]}"></span>'
+            f"{text(program['namespec'])}</a>: {text(program['answer']['headline'], 300)}</li>"
+            for program in document["programs"]
         ]
         parts.append(f'<nav aria-label="Programs"><ul>{"".join(links)}</ul></nav>')
     return "\n".join([*parts, "</header>"])
@@ -117,8 +128,8 @@ def _footer(document: Mapping[str, Any]) -> str:
     )
 
 
-def _program(program: Mapping[str, Any], document: Mapping[str, Any], number: int) -> str:
-    id, answer = f"p{number}", program["answer"]
+def _program(program: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    id, answer = program["id"], program["answer"]
     facts = [program["state"], program["kind"], f"mode = {program['mode']}"]
     said = ", ".join(text(fact) for fact in facts if fact)
     lines = "".join(f"<li>{text(line)}</li>" for line in answer["lines"])
@@ -165,10 +176,9 @@ def _figure(program: Mapping[str, Any], document: Mapping[str, Any], id: str) ->
         "Drag over a span to zoom in, double-click for all. Keys: arrows move along, with Shift "
         "they move the span, + and - zoom, 0 is all."
     )
-    off = [
-        line["text"] for line in program["lines"] if line["bytes"] / 1024 > _top(program) * 1.0001
-    ]
-    above = f" Above the chart: {text('; '.join(off))}." if off else ""
+    within = [line for line in program["lines"] if line["bytes"] / 1024 <= _top(program) * 1.0001]
+    off = [line["text"] for line in program["lines"] if line not in within]
+    above = f" Above the chart, as of now: {text('; '.join(off))}." if off else ""
     shown = [
         ("▲ our action", program["actions"]),
         ("◆ deploy", [each for each in program["others"] if each["mark"] == "deploy"]),
@@ -177,6 +187,13 @@ def _figure(program: Mapping[str, Any], document: Mapping[str, Any], id: str) ->
         ("Shaded: a verdict stands (red: leak)", program["told"]),
     ]
     signs = "".join(f" {words}." for words, some in shown if some)
+    across = " and ".join(line["kind"] for line in within)
+    lines = f" Across: {across} as of now." if across else ""
+    if program["rather"]:
+        drawn, rather = (page.NAMES[program[which]] for which in ("measure", "rather"))
+        lines += (
+            f" {drawn} is drawn: {rather} is read only when it matters, so its curves have gaps."
+        )
     thinned = program["thinned"]
     less = f" {thinned} samples between others are not drawn." if thinned else ""
     return "\n".join(
@@ -187,7 +204,7 @@ def _figure(program: Mapping[str, Any], document: Mapping[str, Any], id: str) ->
             _chart(program, document, id),
             _legend(program, id),
             f'<p class="readout" id="{id}-readout" role="status"></p>',
-            f"<figcaption>What each worker holds.{signs}{above}{less}"
+            f"<figcaption>What each worker holds.{signs}{lines}{above}{less}"
             f' <span class="keys">{keys}</span></figcaption>',
             "</figure>",
         ]
@@ -230,9 +247,7 @@ def _chart(program: Mapping[str, Any], document: Mapping[str, Any], id: str) -> 
     ]
     plot.append("</svg>")
     lines = [
-        f'<text class="linelabel {line["kind"]}" x="100%" dx="-6" dy="-4" text-anchor="end"'
-        f' data-kb="{line["bytes"] / 1024:.0f}"'
-        f' y="{_percent(1 - line["bytes"] / 1024 / top)}">{text(line["text"])}</text>'
+        _line_label(line, 1 - line["bytes"] / 1024 / top)
         for line in program["lines"]
         if line["bytes"] / 1024 <= top
     ]
@@ -243,7 +258,7 @@ def _chart(program: Mapping[str, Any], document: Mapping[str, Any], id: str) -> 
             f' data-begin="{begin:.3f}" data-span="{span:.0f}" data-top="{top:.0f}">',
             '<svg class="frame" width="100%" height="320" aria-hidden="true">',
             *plot,
-            f'<g class="ylabels">{_sizes(top)}</g>',
+            f'<g class="ylabels">{_sizes(top, program["lines"])}</g>',
             f'<g class="xlabels">{_times(begin, span, document["zone"])}</g>',
             *lines,
             f'<g class="flags">{_flags(program, document)}</g>',
@@ -251,6 +266,19 @@ def _chart(program: Mapping[str, Any], document: Mapping[str, Any], id: str) -> 
             '<rect class="brush" y="0" height="100%" display="none"/>',
             "</svg></div>",
         ]
+    )
+
+
+def _line_label(line: Mapping[str, Any], y: float) -> str:
+    """At the right, or of the headroom in the middle; below its line where the flags are above.
+    page.js moves it when it zooms."""
+    at = 'x="100%" dx="-6" text-anchor="end"'
+    if line["kind"] == "headroom":
+        at = 'x="50%" text-anchor="middle"'
+    dy = BELOW if y < FLAGS else ABOVE
+    return (
+        f'<text class="linelabel {line["kind"]}" {at} y="{_percent(y)}" dy="{dy}"'
+        f' data-kb="{line["bytes"] / 1024:.0f}">{text(line["text"])}</text>'
     )
 
 
@@ -322,17 +350,19 @@ def _flags(program: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     )
 
 
-def _sizes(top: float) -> str:
+def _sizes(top: float, lines: Iterable[Mapping[str, Any]]) -> str:
     """Lines across the chart at whole sizes. page.js draws them again when it zooms."""
     step = 1.0
     while top / step > 6:
         step *= 2
+    taken = [top, *(line["bytes"] / 1024 for line in lines)]  # a label there would be cut, or hit
     parts = []
     for number in range(1, int(top / step) + 1):
-        y = _percent(1 - number * step / top)
+        at = number * step
+        y = _percent(1 - at / top)
         parts.append(f'<line x1="0" x2="100%" y1="{y}" y2="{y}"/>')
-        if number * step < 0.95 * top:  # else it would be cut
-            parts.append(f'<text x="4" y="{y}" dy="-3">{units.size(number * step * 1024)}</text>')
+        if all(abs(at - other) > NEAR * top for other in taken):
+            parts.append(f'<text x="4" y="{y}" dy="-3">{units.size(at * 1024)}</text>')
     return "".join(parts)
 
 
@@ -346,10 +376,9 @@ def _times(begin: float, span: float, zone: int) -> str:
         x = _percent((at - begin) / span)
         when = wallclock.clock(at, zone)
         words = when[5:10] if (at + zone) % 86400 == 0 else when[11:]
-        parts.append(
-            f'<line x1="{x}" x2="{x}" y1="0" y2="100%"/>'
-            f'<text x="{x}" y="100%" dx="3" dy="-4">{words}</text>'
-        )
+        parts.append(f'<line x1="{x}" x2="{x}" y1="0" y2="100%"/>')
+        if at - begin < (1 - NEAR) * span:  # else it would be cut
+            parts.append(f'<text x="{x}" y="100%" dx="3" dy="-4">{words}</text>')
         at += step
     return "".join(parts)
 
@@ -364,6 +393,8 @@ def _legend(program: Mapping[str, Any], id: str) -> str:
     for life in program["places"]:
         place, style = life["place"], _style(life).replace("curve", "swatch", 1)
         more = f", {life['before']} before it" if life["before"] else ""
+        if life["seen_last"] < program["seen_last"]:
+            more += '<span class="gone">, gone</span>'
         whom = f"{life['role']} {life['pid']}"
         items.append(
             f'<li><button type="button" id="{id}-place{place}" data-do="place"'
@@ -407,7 +438,8 @@ def _siblings(program: Mapping[str, Any], document: Mapping[str, Any], id: str) 
             f'<rect class="after" width="{_percent(row["after"] / most)}" y="2" height="8"/></svg>'
         )
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        stands = row["ratio"] is not None and row["ratio"] >= found["bound"]
+        word = f", {row['word']}" if row["word"] else ""
+        alarming = row["word"] in (siblings.LEAKS, siblings.STANDS_OUT)
         rows.append(
             [
                 f"worker {row['pid']}",
@@ -416,7 +448,7 @@ def _siblings(program: Mapping[str, Any], document: Mapping[str, Any], id: str) 
                 f'<b data-bytes="{row["after"]}">{units.size(row["after"])}</b>',
                 units.signed_size(row["change"]) if row["change"] else "0",
                 bar,
-                f'<span class="stands">{ratio}, stands out</span>' if stands else ratio,
+                f'<span class="stands">{ratio}{word}</span>' if alarming else f"{ratio}{word}",
             ]
         )
     when = wallclock.clock(found["at"], zone, document["made_at"])
@@ -425,7 +457,7 @@ def _siblings(program: Mapping[str, Any], document: Mapping[str, Any], id: str) 
     return "\n".join(
         [
             "<h3>Do they all hold about the same?</h3>",
-            f'<p class="alike {"good" if found["alike"] else "bad"}">{text(found["text"])}</p>',
+            f'<p class="alike {found["tone"]}">{text(found["text"])}</p>',
             _table(f"The workers at {when}, against this time's beginning", heads, rows),
         ]
     )
@@ -461,6 +493,8 @@ def _actions(program: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     rows = []
     for action in reversed(program["actions"]):
         whom = f" worker {action['pid']}" if action["action"] == "recycle" and action["pid"] else ""
+        also = action["also_pid"]
+        whom += f" and the oldest, {also}" if also is not None else ""
         by = "" if action["by"] == "memwatch" else f" (asked for by {text(action['by'], 100)})"
         way = f", {text(action['way'])}" if action["action"] == "recycle" and action["way"] else ""
         freed = action["freed"]

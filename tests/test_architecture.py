@@ -22,8 +22,10 @@ PURE = (
     ("detectors",),
     ("procedures", "policy", "messages", "protocol", "recording", "advice"),
     ("report", "backtest", "runs", "cells", "curves"),
+    ("comparison",),
     ("watch", "appraisal", "explain", "deeds", "keyboard", "conflicts"),
-    ("page", "screen"),
+    ("siblings", "answer"),
+    ("page", "screen", "overview", "wording"),
     ("markup",),
 )
 # Each owns one outside thing, or reads what another one wrote.

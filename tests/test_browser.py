@@ -21,7 +21,7 @@ import pytest
 from servers import wait_until
 from weeks import DAY, Week
 
-from supervisor_memwatch import config, journal, serve, units
+from supervisor_memwatch import chronicle, config, journal, serve, units
 from supervisor_memwatch.journal import Journal
 from supervisor_memwatch.model import Entry
 
@@ -80,7 +80,8 @@ def report(week: Week) -> str:
     """The address of its report."""
     path = week.directory / "report.html"
     path.write_text(
-        serve.report(config.load(str(week.conf), {}), since=week.now - 2 * DAY), encoding="utf-8"
+        serve.report(chronicle.document(config.load(str(week.conf), {}), since=week.now - 2 * DAY)),
+        encoding="utf-8",
     )
     return path.as_uri()
 
@@ -270,6 +271,44 @@ def test_curves_can_be_hidden_and_measured_otherwise(browser: Any, report: str) 
     quiet(browser)
 
 
+@pytest.mark.parametrize("width", [1200, 400])
+def test_nothing_is_in_the_way_of_anything_else(
+    browser: Any, week: Week, report: str, width: int
+) -> None:
+    """Neither labels of labels, flags and lines, nor the page's width of what is in it."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        show(browser, report)
+        for _ in range(3):  # all of it, then two parts
+            # A line has no height, and one is not in the way of its own label: that is beside it.
+            boxes = browser.execute_script(
+                "return ['.linelabel', '.ylabels text', '.flag', '.line.limit'].map((kind) =>"
+                " [...document.querySelectorAll(kind)].filter((node) =>"
+                " getComputedStyle(node).display !== 'none').map((node) => {"
+                " const box = node.getBoundingClientRect();"
+                " return [box.left, box.top, box.right, box.bottom]; }))"
+            )
+            labels, sizes, flags, lines = boxes
+            assert labels and sizes and flags and lines
+            for one in labels + sizes:
+                others = [each for each in [*labels, *sizes, *lines] if each is not one]
+                assert not [each for each in others if overlap(one, each)], (one, others)
+            assert not [each for each in flags for one in labels if overlap(one, each)]
+            key(browser, "+")
+        assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    """Whether two boxes (left, top, right, bottom) have a pixel in common."""
+    return (
+        min(one[2], other[2]) - max(one[0], other[0]) > 1
+        and min(one[3], other[3]) - max(one[1], other[1]) > -0.5
+    )
+
+
 def test_no_request_leaves_a_report(browser: Any, report: str) -> None:
     """It is one file."""
     show(browser, report)
@@ -345,7 +384,9 @@ def test_hostile_names_do_nothing(browser: Any, tmp_path: Path) -> None:
     week._say(week.now - 90, "release", HOSTILE)
     week.write()
     path = tmp_path / "report.html"
-    path.write_text(serve.report(config.load(str(week.conf), {})), encoding="utf-8")
+    path.write_text(
+        serve.report(chronicle.document(config.load(str(week.conf), {}))), encoding="utf-8"
+    )
     show(browser, path.as_uri())
     key(browser, "\ue010", "+", "0")
     assert browser.execute_script("return window.hacked") is None

@@ -40,6 +40,8 @@ from supervisor_memwatch import (
     markup,
     page,
     serve,
+    status,
+    units,
     wallclock,
 )
 from supervisor_memwatch.journal import Journal
@@ -147,15 +149,33 @@ def test_what_is_left_of_a_thinned_curve_was_really_seen(sizes: list[int], most:
             assert extreme(size for _, size in left) == extreme(size for _, size in seen)
 
 
-def test_only_measures_that_are_known_are_drawn() -> None:
-    """USS of few samples is no curve."""
+def test_the_measure_that_is_shown_first_has_a_curve() -> None:
+    """USS of a few samples is offered, and not what a page begins with; what nobody read is not
+    offered."""
     known = [5, 5, 10 * MB, 6 * MB, None, 5 * MB, MB, 0.1]
     unknown = [5, 5, 10 * MB, 6 * MB, None, None, MB, 0.1]
     few = curves.lives([(60.0 * i, [known if i < 3 else unknown]) for i in range(9)])
-    many = curves.lives([(60.0 * i, [known if i >= 3 else unknown]) for i in range(9)])
-    assert curves.measured(few) == ["rss", "anon"]
-    assert curves.measured(many) == ["uss", "rss", "anon"]
+    many = curves.lives([(60.0 * i, [known if i >= 3 else unknown]) for i in range(90)])
+    assert curves.measured(few) == {"uss": 3 / 9, "rss": 1.0, "anon": 1.0}
+    assert page._measure(few, Options()) == ("rss", "uss")
+    assert page._measure(many, Options()) == ("uss", "uss")
+    assert page._measure(many, Options(measure="pss")) == ("rss", "pss")
     assert next(many[0].points("uss")) == (180.0, 6 * MB)  # swap included
+
+
+def test_where_another_measure_is_drawn_the_page_says_which_one_is_meant() -> None:
+    """The limit's line, and the words under the chart."""
+    rows = [[7, 7, 30 * MB, 20 * MB, None, None, 0, 0.1] for _ in range(9)]
+    rows[0][5] = 19 * MB
+    now = {**status_of("web"), "workers": [{**worker_of(7), "limit": 40 * MB, "rss": 30 * MB}]}
+    samples = {"web": [(1000.0 + 60 * i, [row]) for i, row in enumerate(rows)]}
+    document = page.document(source([], samples=samples, live=True, status={"web": now}))
+    [program] = document["programs"]
+    assert program["measure"] == "rss" and list(program["measures"]) == ["uss", "rss", "anon"]
+    assert [line["text"] for line in program["lines"]] == ["limit 40.0MB of USS"]
+    words = re.sub("<[^>]*>", "", markup.render(document, "", ""))
+    assert "RSS is drawn: USS is read only when it matters, so its curves have gaps." in words
+    assert "Across: limit as of now." in words
 
 
 # -- the document
@@ -187,9 +207,15 @@ def test_it_says_who_leaks_and_what_to_do(program: dict[str, Any]) -> None:
     """First of all."""
     answer = program["answer"]
     assert answer["tone"] == "bad"
-    assert answer["headline"].startswith("Worker 1011 is leaking, seen since ")
+    assert re.fullmatch(
+        r"Worker 1011 is leaking, told at .*: anonymous memory \+8.0MB/h for 11h\.",
+        answer["headline"],
+    )
     assert "Advice: look in the request path." in answer["lines"]
-    assert any(line.startswith("Held: cooldown") for line in answer["lines"])
+    assert [line for line in answer["lines"] if "cooldown" in line] == [
+        "It would act on leak of worker 1011, and is held: cooldown until 13:10."
+    ]
+    assert any(line.startswith("It lets go at ") for line in answer["lines"])
 
 
 def test_what_was_told_is_shaded_until_the_worker_was_gone(
@@ -231,7 +257,7 @@ def test_siblings_that_do_not_hold_the_same_are_named(tmp_path: Path) -> None:
     leaking = web(day(tmp_path / "a", days=1, leak=10 * MB / 3600))["siblings"]
     alike = web(day(tmp_path / "b", leak=0.0))["siblings"]
     assert leaking["text"].startswith("No: USS ") and "worker 1001 holds" in leaking["text"]
-    assert not leaking["alike"] and alike["alike"]
+    assert (leaking["tone"], alike["tone"]) == ("bad", "good")
     assert alike["text"].startswith("Yes: USS ")
     [row] = [row for row in leaking["rows"] if row["pid"] == 1001]
     assert row["after"] - row["before"] == row["change"] > 200 * MB
@@ -274,6 +300,7 @@ def test_a_span_that_is_over_is_answered_by_what_was_told_then(week: Week) -> No
         "tone": "good",
         "headline": "No leak was told in this time.",
         "lines": [],
+        "rank": 4,
     }
 
 
@@ -304,8 +331,105 @@ def source(lines: list[Entry], **more: Any) -> page.Source:
     return found._replace(**more)
 
 
+def status_of(name: str, **more: Any) -> dict[str, Any]:
+    """A program as `status --json` has it."""
+    return {
+        "namespec": name,
+        "state": "RUNNING",
+        "mode": "act",
+        "kind": "gunicorn",
+        "master": None,
+        "workers": [],
+        "verdicts": [],
+        "total": 50 * MB,
+        "total_limit": None,
+        "available": None,
+        "held": [],
+        "action": None,
+        "last_action": None,
+        "budget": {"used": 0, "of": 6, "period": 3600.0},
+        **more,
+    }
+
+
+def worker_of(pid: int, age: float = 4000.0, *verdicts: tuple[str, str]) -> dict[str, Any]:
+    """A worker of it, as of 5000, with the verdicts that are told of it."""
+    keys = ("rss", "anon", "pss", "uss", "limit", "headroom", "trend", "hours_to_limit")
+    return {
+        **dict.fromkeys(keys),
+        "pid": pid,
+        "id": f"{pid}:{pid}",
+        "start": 5000.0 - age,
+        "age": age,
+        "swap": 0,
+        "verdicts": [
+            {
+                "kind": kind,
+                "since": 4900.0,
+                "measured": 1.0,
+                "bound": None,
+                "confidence": 0.9,
+                "why": why,
+                "told": True,
+                "act": False,
+            }
+            for kind, why in verdicts
+        ],
+    }
+
+
 def line(at: float, kind: str, text: str = "", **data: Any) -> Entry:
     return Entry(at, "web", kind, text, data)
+
+
+def test_what_needs_attention_stands_first() -> None:
+    """Who leaks, who is over a limit, who is held, who cannot be judged, who is well; by name among
+    equals. Where a reader was on the page does not depend on it."""
+    held = [{"code": "no_room", "text": "no room", "until": None}]
+    programs = {
+        "a": status_of("a", workers=[worker_of(10)]),
+        "b": status_of("b"),
+        "c": status_of("c", workers=[worker_of(10)], held=held),
+        "d": status_of("d", workers=[worker_of(10, 4000.0, ("limit", "USS 9MB, limit 8MB"))]),
+        "e": status_of("e", workers=[worker_of(10, 4000.0, (LEAK, "grows"))]),
+        "f": status_of("f", workers=[worker_of(10)]),
+        "g": status_of("g", workers=[worker_of(10, 4000.0, (LEAK, "grows"))]),
+    }
+    found = source([], live=True, programs=list(programs), status=programs, samples={}, options={})
+    document = page.document(found)
+    assert [p["namespec"] for p in document["programs"]] == ["e", "g", "d", "c", "b", "a", "f"]
+    assert [p["id"] for p in document["programs"]] == ["p4", "p6", "p3", "p2", "p1", "p0", "p5"]
+    text = markup.render(document, "", "")
+    assert re.findall(r'<a href="#(p\d)">', text) == re.findall(r'<section \S+ id="(p\d)"', text)
+
+
+def test_who_has_gone_is_not_shown_as_if_it_were_there() -> None:
+    """In the legend, where nobody took its place."""
+    rows = [sample(1000 + 60 * i, *((10, 5), (11, 5))[: 1 if i > 9 else 2]) for i in range(20)]
+    text = markup.render(page.document(source([], samples={"web": rows})), "", "")
+    legend = re.findall(r'<span class="whom">(.*?)</span>(.*?) <b', text)
+    assert legend == [
+        ("master 1", ""),
+        ("worker 10", ""),
+        ("worker 11", '<span class="gone">, gone</span>'),
+    ]
+
+
+def test_text_is_cut_between_two_words() -> None:
+    """Never within a number; what is one word, anywhere."""
+    assert markup.text("limit 160.0MB in 2m 42s", 12) == "limit ..."
+    assert markup.text("limit 160.0MB in 2m 42s", 13) == "limit 160.0MB ..."
+    assert markup.text("limit 160.0MB", 13) == "limit 160.0MB"
+    assert markup.text("x" * 50, 10) == "x" * 10 + " ..."
+
+
+def test_no_size_at_the_axis_is_in_the_way_of_a_line() -> None:
+    """The limit's label and its line are left alone."""
+    for mb in range(20, 400):
+        lines = [{"bytes": mb * MB}]
+        drawn = re.findall(r'<text x="4" y="([\d.]+)%"', markup._sizes(410 * 1024, lines))
+        assert len(drawn) >= 2
+        assert all(abs(float(y) - 100 * (1 - mb / 410)) >= 4.9 for y in drawn)
 
 
 def test_a_verdict_ends_when_it_is_over_when_all_are_or_when_it_is_told_anew() -> None:
@@ -409,7 +533,11 @@ def test_what_a_listener_has_written_is_understood(tmp_path: Path) -> None:
     told = rig.rows("SELECT at, data FROM entries WHERE kind = 'suspected'")
     assert [span["since"] for span in program["told"]] == [at for at, _ in told]
     assert program["told"][0]["who"] == "worker 1001" and program["told"][0]["until"] is None
-    assert program["answer"]["headline"].startswith("Worker 1001 is leaking, seen since ")
+    assert program["answer"]["headline"].startswith("Worker 1001 is leaking, told at ")
+    # Its advice says how fast, and until when, once more: the page does not.
+    advice = status.read(found).advice["web"]
+    dropped = [text for text in advice if f"Advice: {text}." not in program["answer"]["lines"]]
+    assert [text for text in advice if "so far" in text or " is at " in text] == dropped != []
 
 
 # -- the clock on the wall
@@ -444,7 +572,7 @@ class Elements(HTMLParser):
 
 
 def text_of(week: Week, **span: Any) -> str:
-    return serve.report(config.load(str(week.conf), {}), **span)
+    return serve.report(document_of(week, **span))
 
 
 def test_a_week_of_eight_workers_is_a_small_file(week: Week) -> None:
@@ -520,11 +648,16 @@ def test_hostile_names_and_reasons_are_text(tmp_path: Path) -> None:
 # -- report
 
 
-def test_report_writes_a_file_or_to_stdout(ran: Any, tmp_path: Path) -> None:
-    """The same page."""
+def test_report_says_what_it_wrote(ran: Any, tmp_path: Path) -> None:
+    """In one line: path, size, programs, span."""
     week = day(tmp_path / "w")
     done = ran("report", "-c", week.conf, "-o", tmp_path / "page.html")
-    assert (done.status, done.out, done.err) == (0, "", "")
+    assert (done.status, done.err) == (0, "")
+    size = units.size((tmp_path / "page.html").stat().st_size)
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    span = rf"{moment} to {moment} \(UTC[+-]\d\d:\d\d\)"
+    expected = rf"{re.escape(str(tmp_path))}/page.html: {size}, 1 program, {span}\n"
+    assert re.fullmatch(expected, done.out)
     text = (tmp_path / "page.html").read_text()
     assert text.startswith("<!DOCTYPE html>") and text.endswith("</html>\n")
 

@@ -140,11 +140,22 @@
       down.replaceChildren();
       along.replaceChildren();
       let step = 1;
+      const near = 0.05 * (top - bottom), taken = [top];
+      for (const label of this.frame.querySelectorAll(".linelabel")) {
+        const kb = Number(label.dataset.kb);
+        const y = 1 - (kb - bottom) / (top - bottom);
+        label.setAttribute("y", percent(y));
+        label.setAttribute("dy", y < 0.12 ? 14 : -4); // the flags are up there
+        label.setAttribute("display", kb < bottom || kb > top ? "none" : "inline");
+        taken.push(kb);
+      }
       while ((top - bottom) / step > 6) step *= 2;
       for (let kb = Math.ceil((bottom || 1) / step) * step; kb <= top; kb += step) {
         const y = percent(1 - (kb - bottom) / (top - bottom));
         draw(down, "line", { x1: 0, x2: "100%", y1: y, y2: y });
-        if (kb < top - 0.05 * (top - bottom)) draw(down, "text", { x: 4, y, dy: -3 }, size(kb));
+        if (taken.every((other) => Math.abs(other - kb) > near)) {
+          draw(down, "text", { x: 4, y, dy: -3 }, size(kb));
+        }
       }
       step = STEPS.find((each) => (to - from) / each <= 8) || STEPS[STEPS.length - 1];
       const local = this.begin + zone;
@@ -152,15 +163,11 @@
         const x = percent((at - local - from) / (to - from)), when = wall(at - zone);
         draw(along, "line", { x1: x, x2: x, y1: 0, y2: "100%" });
         const words = at % 86400 === 0 ? when.slice(5, 10) : when.slice(11, 16);
-        draw(along, "text", { x, y: "100%", dx: 3, dy: -4 }, words);
+        const room = (1 - parseFloat(x) / 100) * this.frame.getBoundingClientRect().width;
+        if (room > 40) draw(along, "text", { x, y: "100%", dx: 3, dy: -4 }, words);
       }
       for (const flag of this.frame.querySelectorAll(".flag")) {
         flag.setAttribute("x", percent((Number(flag.dataset.x) - from) / (to - from)));
-      }
-      for (const label of this.frame.querySelectorAll(".linelabel")) {
-        const kb = Number(label.dataset.kb);
-        label.setAttribute("y", percent(1 - (kb - bottom) / (top - bottom)));
-        label.setAttribute("display", kb < bottom || kb > top ? "none" : "inline");
       }
     }
 
@@ -203,6 +210,8 @@
     // A legend's entry: whom the place belongs to, at the cursor or at the end.
     legend(button, there) {
       const whom = button.querySelector(".whom"), now = button.querySelector(".now");
+      const gone = button.querySelector(".gone"); // said of the end, not of the cursor's moment
+      if (gone) gone.hidden = this.cursor !== null;
       if (this.cursor === null) {
         const own = this.curves(true).filter((curve) => curve.place === button.dataset.place);
         there = own.map((curve) => [...curve.points].pop().concat(curve.pid))
