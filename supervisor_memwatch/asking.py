@@ -128,8 +128,13 @@ def _put(supervisor: Supervisor, config: Config, id: str, text: str, wait: float
             return listener
         if reader is None:
             _make_sure_of_the_log(supervisor, config, listener)
-        supervisor.send_event("memwatch", text)
         late = _late(time.time())
+        try:
+            supervisor.send_event("memwatch", text)
+        except RpcError as error:
+            if error.unanswered:
+                raise RpcError(error.code, f"{error}; {late}") from None
+            raise
         try:
             answer = _wait(supervisor, reader, listener, id, _patience(config, wait))
         except JournalError as error:

@@ -11,13 +11,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TextIO
 
-from . import __version__, appraisal, detectors, openfiles, recording, topology, units
+from . import (
+    __version__,
+    appraisal,
+    detectors,
+    host,
+    openfiles,
+    recording,
+    topology,
+    units,
+    wording,
+)
 from .config import named
 from .model import RUNNING, Snapshot, Verdict, Worker, WorkerId
 from .options import Options
@@ -42,6 +54,7 @@ class Subject(NamedTuple):
     pid: int
     options: Options = Options()
     before: Mapping[str, Any] | None = None
+    command: str = "memwatch audit"  # that audits it, and only it
 
 
 @dataclass
@@ -54,6 +67,8 @@ class _Watch:
     past: detectors.Past = field(default_factory=detectors.Past)
     verdicts: Mapping[WorkerId | None, tuple[Verdict, ...]] = field(default_factory=dict)
     files: dict[WorkerId, dict[int, str]] = field(default_factory=dict)  # as first seen
+    left: dict[WorkerId, dict[str, Any]] = field(default_factory=dict)  # as they were judged
+    unseen: float | None = None  # since when there is nothing to be seen of it
 
 
 def run(
@@ -66,17 +81,20 @@ def run(
     namespecs: Callable[[], Mapping[str, int]],
     record: str | None = None,
     options: Callable[[str], Options] = lambda namespec: Options(),
+    file: str | None = None,
 ) -> int:
     """Audit and print; 0 healthy or not enough to tell, 1 something was found.
 
     `namespecs` gives Supervisor's running programs where a name is not a pid, `options` what the
-    configuration has for one of them. Raises AuditError.
+    configuration has for one of them, `file` is the configuration's where one was named. Raises
+    AuditError.
     """
     saved = _read_saved(since) if since else None
     for option, path in (("save", save), ("record", record)):
         if path:
             _try_to_write(option, path)
-    subjects = _subjects(names, namespecs, options)
+    command = shlex.join(["memwatch", "audit", *(["-c", file] if file else [])])
+    subjects = _subjects(names, namespecs, options, command)
     if since and saved is not None:
         subjects = _matched(subjects, since, saved)
     if record and len(subjects) > 1:
@@ -84,15 +102,16 @@ def run(
             f"--record holds one program: name one of {_listed(s.name for s in subjects)}"
         )
     watched = _watched(subjects, seconds, record)
-    programs = [appraisal.document(each) for each in watched]
+    compared_with = shlex.quote(since or save or "FILE")
+    programs = [appraisal.document(each._replace(file=compared_with)) for each in watched]
     if save:
         _save(save, programs)
     if as_json:
         document = {"version": __version__, "time": time.time(), "programs": programs}
         print(json.dumps(document, indent=2))
     else:
-        block = _block(sys.stdout)
-        print("\n\n".join(appraisal.text(program, since, block) for program in programs))
+        block, width = _block(sys.stdout), _width(sys.stdout)
+        print("\n\n".join(wording.text(program, since, block, width) for program in programs))
     return 1 if any(program["found"] for program in programs) else 0
 
 
@@ -105,6 +124,11 @@ def _block(stream: TextIO) -> str:
     return "\u2588"
 
 
+def _width(stream: TextIO) -> int | None:
+    """Of the terminal; None for a file or a pipe, where lines are as long as they are."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
 # -- what is audited ---------------------------------------------------------------------
 
 
@@ -112,6 +136,7 @@ def _subjects(
     names: Sequence[str],
     namespecs: Callable[[], Mapping[str, int]],
     options: Callable[[str], Options],
+    command: str,
 ) -> list[Subject]:
     if not names:
         trees = topology.masters()
@@ -120,7 +145,7 @@ def _subjects(
                 "no gunicorn master is seen (as another user's it may be hidden: try as root, or "
                 "name its pid)"
             )
-        return [Subject(_label(tree), tree.root.pid) for tree in trees]
+        return [_by_pid(tree, tree.root.pid) for tree in trees]
     running: Mapping[str, int] | None = None
     subjects = []
     for name in names:
@@ -130,11 +155,13 @@ def _subjects(
                 found = topology.discover(int(name))  # a plain program
             if found is None:
                 raise AuditError(f"no process {name}")
-            subjects.append(Subject(_label(found), _one_master(found).pid))
+            subjects.append(_by_pid(found, _one_master(found).pid))
             continue
         running = namespecs() if running is None else running
         meant = [
-            Subject(spec, pid, options(spec)) for spec, pid in running.items() if named(name, spec)
+            Subject(spec, pid, options(spec), command=f"{command} {shlex.quote(spec)}")
+            for spec, pid in running.items()
+            if named(name, spec)
         ]
         if not meant:
             raise AuditError(
@@ -143,6 +170,10 @@ def _subjects(
             )
         subjects += meant
     return list({subject.pid: subject for subject in subjects}.values())
+
+
+def _by_pid(tree: topology.Tree, pid: int) -> Subject:
+    return Subject(_label(tree), pid, command=f"memwatch audit {pid}")
 
 
 def _one_master(tree: topology.Tree) -> WorkerId:
@@ -230,8 +261,9 @@ def _watched(
                 seen = _look(watch, sampler, at, seconds, step, last=passed + step > seconds)
                 if out is not None and seen:
                     _write_tick(out, watch, step)
-            _progress(passed, seconds)
-            if passed >= seconds:
+            over = passed >= seconds or all(map(_is_gone, watches))
+            _progress(passed, seconds, over)
+            if over:
                 break
             time.sleep(min(step, max(0.0, seconds - passed)))
     except KeyboardInterrupt:
@@ -249,7 +281,12 @@ def _watched(
         raise AuditError(f"{unseen}: no worker was seen")
     if unseen:
         print(f"left out, no worker was seen: {unseen}", file=sys.stderr)
-    return [_result(watch, passed if seconds else 0.0) for watch in known]
+    return [_result(watch, min(passed, seconds)) for watch in known]
+
+
+def _is_gone(watch: _Watch) -> bool:
+    """Not only without workers: there is no such process any more."""
+    return watch.unseen is not None and topology.identity(watch.subject.pid) is None
 
 
 def _step(seconds: float) -> float:
@@ -268,7 +305,9 @@ def _look(
     if wanted:
         snapshot = sampler.look(program, at, wanted)
     if not snapshot.workers:
+        watch.unseen = at if watch.unseen is None else watch.unseen
         return False
+    watch.unseen = None
     snapshot = snapshot._replace(
         workers=tuple(map(_with_files, snapshot.workers))
         if snapshot.kind == "gunicorn"
@@ -280,12 +319,26 @@ def _look(
     for worker in _everyone(snapshot):
         if worker.id not in watch.files:
             watch.files[worker.id] = openfiles.targets(worker.id.pid) or {}
+    _part(watch, snapshot)
     watch.snapshots.append(snapshot)
     if len(watch.snapshots) > MANY:
         del watch.snapshots[1:-1:2]
     detectors.remember(watch.options, watch.past, snapshot)
     watch.verdicts = detectors.examine(watch.options, snapshot, watch.past)
     return True
+
+
+def _part(watch: _Watch, now: Snapshot) -> None:
+    """Judge those that were there at the last look and are gone, while all is known of them."""
+    here = {worker.id for worker in _everyone(now)}
+    for id in here & watch.left.keys():
+        del watch.left[id]  # one look had missed it
+    before = watch.snapshots[-1] if watch.snapshots else now
+    for worker in _everyone(before):
+        if worker.id not in here:
+            role = "master" if worker is before.master else "worker"
+            seen = _as_seen(watch, before.at - watch.snapshots[0].at)
+            watch.left[worker.id] = appraisal.departed(seen, worker, role, now.at)
 
 
 def _everyone(snapshot: Snapshot) -> tuple[Worker, ...]:
@@ -318,12 +371,22 @@ def _write_tick(out: TextIO, watch: _Watch, step: float) -> None:
 
 
 def _result(watch: _Watch, seconds: float) -> appraisal.Watched:
+    last = watch.snapshots[-1]
     files = {}
-    for worker in _everyone(watch.snapshots[-1]):
+    for worker in _everyone(last):
         now = openfiles.targets(worker.id.pid)
         if now is not None:
             new = openfiles.added(watch.files.get(worker.id, {}), now)
             files[worker.id] = openfiles.kinds(worker.id.pid, new)
+    return _as_seen(watch, seconds)._replace(
+        files=files,
+        left=list(watch.left.values()),
+        ended=None if watch.unseen is None else watch.unseen - watch.snapshots[0].at,
+        available=_available(last),
+    )
+
+
+def _as_seen(watch: _Watch, seconds: float) -> appraisal.Watched:
     return appraisal.Watched(
         watch.subject.name,
         watch.options,
@@ -331,16 +394,24 @@ def _result(watch: _Watch, seconds: float) -> appraisal.Watched:
         watch.snapshots,
         watch.past,
         watch.verdicts,
-        files,
-        watch.subject.before,
+        before=watch.subject.before,
+        command=watch.subject.command,
     )
 
 
-def _progress(passed: float, seconds: float) -> None:
+def _available(last: Snapshot) -> str:
+    """`23.5GB of RAM`, or whose limit it is."""
+    ram = host.machine().total
+    if ram is not None and last.available is not None and last.available < ram:
+        return f"the {units.size(last.available)} that its control group may hold"
+    return f"{units.size(last.available)} of RAM"
+
+
+def _progress(passed: float, seconds: float, over: bool) -> None:
     if not sys.stderr.isatty() or not seconds:
         return
     text = f"\rwatching: {units.time(passed)} of {units.time(seconds)} "
-    print(text if passed < seconds else "\r" + " " * len(text) + "\r", end="", file=sys.stderr)
+    print("\r" + " " * len(text) + "\r" if over else text, end="", file=sys.stderr)
     sys.stderr.flush()
 
 
@@ -412,7 +483,9 @@ def _shape_of_saved(program: Mapping[str, Any]) -> None:
     _ = program["namespec"] + "", {id + "" for id in _ids(program)}, 0 + (program["saved"] or 0)
     for worker in program["workers"]:
         _ = worker["id"], 0 + (worker["cpu"] or 0) + (worker.get("requests") or 0)
+        _ = 0 + (worker.get("age") or 0)
     for change in program["changes"]:
         _ = change["id"], 0 + change["beyond"]
         _ = 0 + (change.get("work") or 0) + (change.get("runs") or 0)
+    _ = [int(id.partition(":")[0]) for id in _ids(program)]
     _ = [0 + program["low_anon"][worker["id"]] for worker in program["workers"]]

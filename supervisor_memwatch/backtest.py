@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from . import detectors, policy, units
+from . import detectors, growth, policy, units
 from .detectors import Growing, Past
 from .model import (
     LEAK,
@@ -132,6 +132,7 @@ class Backtest:
         self._expected = 0
         self._count = (0, 0.0)
         self._present: set[WorkerId] = set()
+        self._end: tuple[Snapshot, Past] | None = None  # the last look
 
     def look(self, options: Options, snapshot: Snapshot, verdicts: Verdicts, past: Past) -> None:
         """One tick, after the detectors have seen it."""
@@ -142,6 +143,7 @@ class Backtest:
         self.first = at if self.first is None else self.first
         self.last = max(self.last, at) if self.ticks else at
         self.ticks += 1
+        self._end = (snapshot, past)
         self._note(snapshot)
         self._note_told(at, verdicts)
         self._follow(snapshot, verdicts)
@@ -192,7 +194,24 @@ class Backtest:
             "earliest_warning": max(leads, default=None),
             "latest_warning": min(leads, default=None),
             "unwarned": sum(entry["told_before"] is None for entry in reached),
+            "too_short": self._too_short(),
             "notes": self._notes(),
+        }
+
+    def _too_short(self) -> dict[str, float] | None:
+        """How long the workers were watched past their warm-up, and how long it takes until growth
+        that is not fast is told: where nothing was, and none of them was watched for so long."""
+        if self.told or self._end is None or self.options.growth == "off":
+            return None
+        snapshot, past = self._end
+        found = [_early(past, worker.id) for worker in snapshot.workers]
+        early = [each for each in found if each is not None]
+        if not early or len(early) < len(found):
+            return None
+        return {
+            "watched": max(each.watched for each in early),
+            "warmup": self.options.warmup,
+            "needed": max(each.needed for each in early),
         }
 
     # -- what is noted at each look
@@ -441,6 +460,15 @@ def _work(worker: Worker, unit: str | None) -> float | None:
     return worker.requests if unit == "request" else worker.cpu
 
 
+def _early(past: Past, id: WorkerId) -> detectors.Early | None:
+    """Whether a worker was watched for too short a time, its warm-up being none."""
+    life = past.lives.get(id)
+    if life is None or not life.warm:
+        width = 0.0 if life is None else life.series.width
+        return detectors.Early(0.0, (growth.WINDOWS[0] + 1) * width)
+    return detectors.early(past, id)
+
+
 def _find(snapshot: Snapshot, id: WorkerId | None) -> Worker | None:
     if snapshot.master is not None and snapshot.master.id == id:
         return snapshot.master
@@ -524,4 +552,11 @@ def _answer(result: Mapping[str, Any], span: str) -> str:
             text += f", latest {units.time(result['latest_warning'])}"
     if result["unwarned"]:
         text += f", {result['unwarned']} reached it without a warning"
+    short = result["too_short"]
+    if short is not None:
+        text += (
+            f"; too short to tell a leak: watched for {units.time(short['watched'])} past the "
+            f"warm-up of {units.time(short['warmup'])}, it takes {units.time(short['needed'])}, "
+            "less where growth is fast"
+        )
     return text

@@ -86,23 +86,19 @@ def spark(
     high: float,
     cells: int,
 ) -> str:
-    """A curve, one character a stretch of time: the mean of its points; blank where there are none.
+    """A curve, one character a stretch of time: the last of its points; blank where there are none.
 
-    `low` is the bottom, `high` the top of the scale.
+    The last, for a mean sinks below a scale that grows with what is newest. `low` is the bottom,
+    `high` the top of the scale; the points are in order, the oldest is the leftmost.
     """
-    sums = [0.0] * cells
-    counts = [0] * cells
+    levels = [" "] * cells
     for at, value in points:
         place = int((at - begin) / (end - begin) * cells) if end > begin else -1
         if at == end:
             place = cells - 1
         if 0 <= place < cells:
-            sums[place] += value
-            counts[place] += 1
-    return "".join(
-        _level(total / count, low, high) if count else " "
-        for total, count in zip(sums, counts, strict=True)
-    )
+            levels[place] = _level(value, low, high)
+    return "".join(levels)
 
 
 def _level(value: float, low: float, high: float) -> str:

@@ -344,11 +344,16 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_request(command: Any, with_file: Any, name: str, help: str) -> None:
     """One of the commands that ask the running listener for something."""
+    who = (
+        "TARGET is the worker that leaves. Where it is done as a surge and TARGET is not the "
+        "oldest worker, the oldest leaves as well: the answer names it, `surge = off` spares it. "
+    )
     sub = command(
         name,
         _request,
         help,
-        "Asks the running listener through Supervisor's RPC, and prints what it answers. "
+        (who if name == "recycle" else "")
+        + "Asks the running listener through Supervisor's RPC, and prints what it answers. "
         "Exit status: 0 accepted; 1 held or refused, the reason is printed; 2 could not, or the "
         "listener does not answer.",
     )
@@ -465,6 +470,7 @@ def _audit(arguments: argparse.Namespace) -> int:
             namespecs=lambda: _running_programs(arguments),
             record=arguments.record,
             options=lambda namespec: _options_of(arguments, namespec),
+            file=arguments.configuration,
         )
     except AuditError as error:
         return fail(error)
@@ -509,7 +515,9 @@ def connect(config: Config) -> Any:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from . import report, status
+    import shutil
+
+    from . import overview, status
     from .config import ConfigError
     from .journal import JournalError
 
@@ -520,7 +528,8 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found.document)
     else:
-        print(report.status_text(found.document, found.advice, found.paused, found.early))
+        columns = shutil.get_terminal_size().columns
+        print(overview.text(found.document, columns, found.advice, found.paused, found.early))
     if found.silence:
         fail(f"{found.silence}; see `supervisorctl status` and its log")
     return status.exit_status(found)
@@ -581,7 +590,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from . import serve
+    from . import chronicle, serve
     from .config import ConfigError
     from .journal import JournalError
 
@@ -590,19 +599,22 @@ def _report(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         return fail(f"--since or --until {error}")
     try:
-        page = serve.report(configuration(arguments, "report"), arguments.program, since, until)
+        config = configuration(arguments, "report")
+        document = chronicle.document(config, arguments.program, since, until)
     except (ConfigError, JournalError) as error:
         return fail(error)
+    page = serve.report(document).encode()
     if arguments.output == "-":
         # UTF-8 whatever the locale: the page says that it is.
         sys.stdout.flush()
-        sys.stdout.buffer.write(page.encode())
+        sys.stdout.buffer.write(page)
         return 0
     try:
-        with open(arguments.output, "w", encoding="utf-8") as file:
+        with open(arguments.output, "wb") as file:
             file.write(page)
     except OSError as error:
         return fail(f"{arguments.output}: {error.strerror}")
+    print(serve.written(arguments.output, document, len(page)))
     return 0
 
 

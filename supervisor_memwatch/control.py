@@ -100,12 +100,14 @@ class RpcError(Exception):
     """A call that was not answered as hoped: `text` says why and what to do.
 
     `code` is Supervisor's fault code, None where the trouble is not Supervisor's answer.
+    `unanswered`: the call had gone out, and whether it is carried out is not known.
     """
 
     def __init__(self, code: int | None, text: str) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
+        self.unanswered = False
 
 
 class Tail(NamedTuple):
@@ -138,6 +140,7 @@ class Supervisor:
         if username is None and login is not None:
             username, password = login
         self.timeout = timeout
+        self._sent = False  # the call under way had gone out
         self._login = ""
         if username is not None and password is not None:
             # Bytes of an argument or of the environment that are no UTF-8 go as they came.
@@ -199,7 +202,18 @@ class Supervisor:
         self.close()
 
     def _call(self, method: str, *params: str | int | bool) -> Any:
-        body = _request("supervisor." + method, params)
+        self._sent = False
+        try:
+            value, fault = self._answer(_request("supervisor." + method, params))
+        except RpcError as error:
+            error.unanswered = self._sent
+            raise
+        if fault:
+            raise _fault(value)
+        return value
+
+    def _answer(self, body: bytes) -> tuple[Any, bool]:
+        """The value that answers one request, and whether it is a fault."""
         kept = False
         try:
             status, answer, kept = self._exchange(body)
@@ -215,11 +229,9 @@ class Supervisor:
             if not kept:
                 self.close()
         if status != 200:
+            self._sent = status >= 500  # else Supervisor did not take it
             raise RpcError(None, _status_advice(status, self._place))
-        value, fault = _parse(answer)
-        if fault:
-            raise _fault(value)
-        return value
+        return _parse(answer)
 
     def _exchange(self, body: bytes) -> tuple[int, bytes, bool]:
         """One request: status, body, and whether the connection can be used again."""
@@ -235,6 +247,7 @@ class Supervisor:
         )
         self._socket.settimeout(_left(deadline))
         self._socket.sendall(head.encode() + body)
+        self._sent = True
         return _read_answer(self._socket, deadline)
 
     @property

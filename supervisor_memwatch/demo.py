@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import report, status, units
+from . import overview, status, units
 from .config import Config, ConfigError, load
 from .journal import JournalError, Reader
 
@@ -294,9 +294,8 @@ class _Story:
     def _show(self, passed: float) -> None:
         assert self.document is not None
         if self._live:
-            text = report.status_text(self.document)
             width = shutil.get_terminal_size().columns - 1
-            lines = [line[:width] for line in text.split("\n")]
+            lines = [line[:width] for line in overview.text(self.document, width).split("\n")]
             print("\n".join(lines))
             self._drawn = len(lines)
         elif passed - self._shown >= 5:

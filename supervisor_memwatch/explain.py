@@ -356,8 +356,15 @@ def _named(verdict: Mapping[str, Any]) -> str:
 
 
 def _doing(action: Mapping[str, Any]) -> str:
-    whom = f" of worker {action['pid']}" if action["action"] == "recycle" else ""
-    return f"{action['action']}{whom} ({STEPS.get(action['step'], action['step'])})"
+    return f"{action['action']}{_whom(action)} ({STEPS.get(action['step'], action['step'])})"
+
+
+def _whom(action: Mapping[str, Any]) -> str:
+    """Who leaves, or left: of a surge perhaps two."""
+    if action["action"] != "recycle":
+        return ""
+    also = action.get("also_pid")  # which an older version's journal has not
+    return f" of worker {action['pid']}" + (f" and the oldest, {also}" if also is not None else "")
 
 
 # -- words
@@ -413,9 +420,8 @@ def _terms(found: Mapping[str, Any], now: float) -> list[str]:
 
 
 def _last_words(last: Mapping[str, Any], plan: str | None, now: float) -> list[str]:
-    whom = f" of worker {last['pid']}" if last["action"] == "recycle" else ""
     took, ago = _time(last["ended"] - last["begun"]), _time(now - last["ended"])
-    out = [f"  last action: {last['action']}{whom} by {last['by']}, {ago} ago, took {took}"]
+    out = [f"  last action: {last['action']}{_whom(last)} by {last['by']}, {ago} ago, took {took}"]
     out.append(f"    why: {plan or last['why']}")
     out.append(f"    result: {last['result']}: {last['text']}")
     return out

@@ -176,6 +176,8 @@ def _action(
         "namespec": namespec,
         "action": procedure.get("action", "an action"),
         "pid": target[0] if target and procedure.get("action") == "recycle" else None,
+        # Who left beside it; of an action under way, who is to.
+        "also_pid": said.data.get("also_pid") if (said := end or plan) else None,
         "kind": procedure.get("kind"),
         "why": procedure.get("why"),
         "plan": plan.text if plan else None,
@@ -226,6 +228,7 @@ def _said(event: Mapping[str, Any]) -> list[str]:
 
 def _action_words(action: Mapping[str, Any]) -> list[str]:
     whom = f" of worker {action['pid']}" if action["pid"] is not None else ""
+    whom += f" and the oldest, {action['also_pid']}" if action["also_pid"] is not None else ""
     head = f"{stamp(action['begun'])}  {action['namespec']}: {action['action']}{whom}"
     lines = [f"{head} by {action['by']}: {_outcome(action)}"]
     lines.append(f"    why: {action['plan'] or action['why']}")

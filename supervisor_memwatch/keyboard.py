@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from . import cells, units
+from .model import LEAK, MASTER_GROWTH
 
 HOUR = units.HOUR
 SORTS = ("size", "trend", "age", "pid", "name")
@@ -27,7 +28,7 @@ e          explain: why did it act, why did it not
 PRIVATE    what it alone holds: USS; ~ anonymous memory where USS is not known
 SHARED     the rest of its RSS; in the line `all` what is shared, counted once
 SWAP       what it has in swap
-LAST HOUR  anonymous memory, a program's workers on one scale; the scale ends
+LAST HOUR  anonymous memory, else RSS, a program's workers on one scale; it ends
            at the largest, and begins at the smallest or a quarter below that
 TREND/H    growth an hour, where there is room with its 95 % interval; 0: none
            that is sure
@@ -120,13 +121,19 @@ def size(worker: Mapping[str, Any]) -> float:
     return float((worker["rss"] if own is None else own) + (worker["swap"] or 0))
 
 
+def leaks(worker: Mapping[str, Any]) -> bool:
+    """Whether growth of it is told."""
+    return any(one["told"] and one["kind"] in (LEAK, MASTER_GROWTH) for one in worker["verdicts"])
+
+
 def speed(worker: Mapping[str, Any]) -> float:
     return worker["trend"]["bytes_per_hour"] if worker["trend"] else float("-inf")
 
 
 _ORDER: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "size": lambda worker: (-size(worker), worker["pid"]),
-    "trend": lambda worker: (-speed(worker), worker["pid"]),
+    # What is told to leak comes first, also where how fast is not known (any more).
+    "trend": lambda worker: (not leaks(worker), -speed(worker), worker["pid"]),
     "age": lambda worker: (-(worker["age"] or 0.0), worker["pid"]),
     "pid": lambda worker: worker["pid"],
     "name": lambda worker: worker["pid"],

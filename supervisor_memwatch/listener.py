@@ -43,7 +43,7 @@ from .protocol import OK, READY, Event, Events, ProtocolError, whole
 from .quiet import Quiet
 from .sampler import Program, Sampler
 from .trial import Preflights, Question
-from .watch import Seen, Watch
+from .watch import Seen, Watch, as_well
 
 # Seconds of waiting for input between two looks: while a procedure is open or a preflight under
 # way, and while a quiet moment is sought.
@@ -61,6 +61,14 @@ LATE = 3.0
 PAUSE = 3600.0  # a pause without a length
 # Of a request that was accepted and has not begun: the answer is changed when it has.
 WAITS = "begins when the preflight has passed"
+# The answers to every request where there is nobody to do it to.
+NOBODY = (
+    "no program is watched: `memwatch check` lists what Supervisor has; `programs` and `exclude` "
+    "of [memwatch] choose among them"
+)
+UNHEARD = (
+    "no program is known: Supervisor's RPC has not answered the listener yet, whose log says why"
+)
 NOT_CALLED = 0  # in place of a fault's code: the call was not even made
 
 
@@ -727,21 +735,25 @@ class Listener:
         at: float,
     ) -> tuple[str, str]:
         """Do what was asked, or say why not: accepted, held or refused, and the reason."""
+        if not self.watches:
+            return "refused", NOBODY if self.state_known else UNHEARD
         if not watches:
-            names = ", ".join(self.watches) or "nothing"
+            names = ", ".join(self.watches)
             return "refused", f"no watched program or worker {message.target!r}; watched: {names}"
         if message.command in ("pause", "resume"):
             until = None
             if message.command == "pause":
                 until = at + (message.seconds or PAUSE)
+            paused = [watch for watch in watches if (watch.paused_until or at) > at]
             for watch in watches:
                 watch.paused_until = until
             self.journal.write([journal.watch_row(w.namespec, at, w.dump()) for w in watches])
             # So that `status` and `explain` show it from now on; who is busy is looked at anyway.
             self._look([watch for watch in watches if not watch.busy], at)
+            if until is None:
+                return "accepted", _resumed(watches, paused)
             names = ", ".join(watch.namespec for watch in watches)
-            ends = f" for {units.time(message.seconds or PAUSE)}" if until else ""
-            return "accepted", f"{message.command} {names}{ends}"
+            return "accepted", f"pause {names} for {units.time(message.seconds or PAUSE)}"
         if len(watches) > 1:
             return "refused", "one program at a time: name it"
         return self._act_on_request(watches[0], worker, message, at)
@@ -777,10 +789,11 @@ class Listener:
             return "held", "; ".join(reason.text for reason in held)
         watch.ask(decision, at, message.id)
         self._look([watch], at)
+        with_whom = as_well(watch.planned(self.journal.durable))
         if watch.proving:
-            return "accepted", f"{message.command} {WAITS}"
+            return "accepted", f"{message.command}{with_whom} {WAITS}"
         if watch.procedure is not None and watch.procedure.request == message.id:
-            return "accepted", f"{message.command} has begun"
+            return "accepted", f"{message.command} has begun{with_whom}"
         if watch.held:
             return "held", "; ".join(reason.text for reason in watch.held)
         return "refused", str(watch.last_action["text"]) if watch.last_action else "it cannot begin"
@@ -863,7 +876,8 @@ class Listener:
             "pid_space": host.pid_space(),
             "ticks": self.ticks,
             "last_tick": self.last_tick,
-            "seen_at": time.time(),  # last_tick by the machine's clock, which may have been set
+            "seen_at": time.time(),  # now by the machine's clock, which may have been set
+            "stepped": round(self.clock.stepped(), 3),  # since, and by so much
             "rss": _own_rss(),
             "cpu_seconds": round(usage.user + usage.system, 3),
             "events_dropped": self.dropped,
@@ -905,6 +919,16 @@ class Listener:
             f"{self.ticks} ticks, {self.dropped} events dropped, "
             f"RSS {units.size(_own_rss())}, {sum(os.times()[:2]):.1f} s of CPU"
         )
+
+
+def _resumed(watches: list[Watch], paused: list[Watch]) -> str:
+    """What a `resume` has ended, and whom it was not needed for."""
+    said = f"resume {', '.join(watch.namespec for watch in paused)}" if paused else ""
+    others = [watch.namespec for watch in watches if watch not in paused]
+    if not others:
+        return said
+    were = f"{', '.join(others)} {'was' if len(others) == 1 else 'were'} not paused"
+    return f"{said}; {were}" if said else were
 
 
 def _procedure_row(watch: Watch) -> Statement:

@@ -150,6 +150,7 @@ class Decision:
     way: str = "plain"  # or "surge"
     reason: str = ""
     patience: float = 0.0  # seconds
+    also: WorkerId | None = None  # whom a surge takes beside the target
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,3 +209,4 @@ class News(NamedTuple):
     # Of the worker: limit, headroom, hours_to_limit, and the trend's three numbers.
     figures: dict[str, Any] = {}
     advice: tuple[str, ...] = ()  # of "suspected": what there is to say of it
+    also: WorkerId | None = None  # who left beside the worker

@@ -71,6 +71,7 @@ def envelope(news: News, host: str, id: str) -> dict[str, Any]:
             "action": news.action,
             "outcome": news.outcome,
             "freed_bytes": news.freed,
+            "also_pid": news.also and news.also.pid,
             "series": [list(point) for point in news.series[-MAX_SERIES:]],
             "evidence": None,
             "host": host,

@@ -43,6 +43,11 @@ class Budget:
     count: int
     period: float
 
+    def words(self, used: int) -> str:
+        """8 actions in the last 1h; the budget is 6."""
+        actions = f"{used} action{'s' * (used != 1)}"
+        return f"{actions} in the last {units.time(self.period)}; the budget is {self.count}"
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -294,7 +299,8 @@ class Options:
         "auto, on or off",
         "whether one more worker is started (SIGTTIN) before one leaves; auto: where the worker is "
         "the oldest (SIGTTOU then takes exactly it) or half of the workers or fewer would serve "
-        "meanwhile, and there is room for one more; on: wherever there is room",
+        "meanwhile, and there is room for one more; on: wherever there is room; of another worker "
+        "than the oldest it takes the oldest as well",
     )
     preflight: str | tuple[str, ...] = _option(
         "auto",

@@ -281,8 +281,7 @@ def _budget(decision: Decision, now: Situation) -> Held | None:
     if decision.forced or len(recent) < budget.count:
         return None
     until = sorted(recent)[-budget.count] + budget.period
-    text = f"{len(recent)} actions in the last {units.time(budget.period)}, {budget.count} allowed"
-    return Held("budget", text, until)
+    return Held("budget", budget.words(len(recent)), until)
 
 
 def _window(decision: Decision, now: Situation) -> Held | None:
@@ -418,7 +417,12 @@ def manner(decision: Decision, situation: Situation) -> Decision:
     if decision.action != "recycle":
         return decision
     way, reason = _way(decision, situation)
-    return replace(decision, way=way, reason=reason, patience=_patience(decision))
+    senior = oldest(situation.snapshot)
+    also = senior if way == "surge" and decision.target != senior else None
+    if also is not None:
+        reason += f"; takes the oldest worker {also.pid} as well"
+    patience = _patience(decision)
+    return replace(decision, way=way, reason=reason, patience=patience, also=also)
 
 
 def _way(decision: Decision, now: Situation) -> tuple[str, str]:
@@ -429,9 +433,9 @@ def _way(decision: Decision, now: Situation) -> tuple[str, str]:
     if decision.target == oldest(now.snapshot):
         reason = "it is the oldest worker: SIGTTOU takes exactly it"
     elif 2 * others <= count:
-        reason = f"only {others} of {count} workers would serve meanwhile; also replaces the oldest"
+        reason = f"only {others} of {count} workers would serve meanwhile"
     elif now.options.surge == "on":
-        reason = "surge = on; also replaces the oldest"
+        reason = "surge = on"
     else:
         return "plain", f"{others} other workers serve meanwhile"
     if not now.durable:

@@ -82,6 +82,8 @@ class Procedure:
     heard: Quiet | None = None  # how busy the target was at the last look for a quiet moment
     fewest: int | None = None  # connections it had at the quietest of them
     ends: str = ""  # how it will end once the number of workers is right again
+    also: WorkerId | None = None  # whom SIGTTOU takes beside the target: as planned, then as asked
+    also_size: int | None = None  # what that one held when it was asked, by the same measure
 
 
 class Step(NamedTuple):
@@ -100,6 +102,8 @@ class Terms(NamedTuple):
     size: int | None = None  # of what came instead, by the measure of before; None: not known yet
     quiet: Quiet | None = None  # how busy the target is at this very moment
     hindered: Held | None = None  # what forbids to ask the target to leave now
+    # Of the second worker that a surge takes: what it holds; once it was asked, what came instead.
+    also: int | None = None
 
 
 def to(procedure: Procedure, name: str, at: float) -> Procedure:
@@ -135,14 +139,15 @@ def settles(procedure: Procedure, at: float, size: int | None) -> bool:
     return waited < SETTLE or (size is None and waited < UNMEASURED)
 
 
-def judged(procedure: Procedure, size: int | None, text: str) -> Outcome:
-    """Done, with what came back; ineffective where hardly anything did."""
+def judged(procedure: Procedure, size: int | None, text: str, whose: str = "") -> Outcome:
+    """Done, with what came back; ineffective where hardly anything did. `whose`: of two workers,
+    a word before the sizes."""
     if size is None:
         return Outcome("done", text)
     freed = procedure.size - size
     if procedure.kind == "fd_growth":
-        return Outcome("done", f"{text}; open files {procedure.size} -> {size}")
-    words = f"{text}; {procedure.measure} {units.size(procedure.size)} -> {units.size(size)}"
+        return Outcome("done", f"{text}; {whose}open files {procedure.size} -> {size}")
+    words = f"{text}; {whose}{procedure.measure} {units.size(procedure.size)} -> {units.size(size)}"
     if procedure.kind != "request" and freed < USELESS * procedure.size:
         return Outcome("ineffective", f"{words}: hardly anything came back", freed)
     return Outcome("done", f"{words}, {units.size(freed)} back", freed)
@@ -156,6 +161,7 @@ def summary(procedure: Procedure) -> dict[str, object]:
         "step": procedure.step,
         "kind": procedure.kind,
         "pid": procedure.target.pid if procedure.target else None,
+        "also_pid": procedure.also.pid if procedure.also else None,
         "why": procedure.why,
         "by": procedure.by,
         "begun": procedure.begun,
@@ -170,7 +176,7 @@ def to_json(procedure: Procedure) -> dict[str, object]:
 def from_json(data: dict[str, object]) -> Procedure:
     """Raises TypeError or ValueError where the fields are not a procedure's."""
     fields = dict(data)
-    for name in ("master", "target"):
+    for name in ("master", "target", "also"):
         fields[name] = _id(fields.get(name))
     for name in ("before", "seen", "known"):
         ids = fields.get(name, ())

@@ -16,7 +16,7 @@ from dataclasses import replace
 from . import recycling, restarting, units
 from .model import ALREADY_STARTED, BAD_NAME, NOT_RUNNING, Command, Decision, Outcome, Snapshot
 from .procedure import BOOT, Procedure, Step, Terms, from_json, summary, to, to_json
-from .recycling import newcomer
+from .recycling import newcomer, newcomers
 
 __all__ = [
     "Procedure",
@@ -29,6 +29,7 @@ __all__ = [
     "first_commands",
     "from_json",
     "newcomer",
+    "newcomers",
     "resume",
     "step",
     "summary",
@@ -70,6 +71,7 @@ def begin(decision: Decision, snapshot: Snapshot, size: int, measure: str) -> Pr
         way=decision.way,
         reason=decision.reason,
         patience=decision.patience,
+        also=decision.also,
         oom_kills=snapshot.oom_kills,
     )
 
@@ -105,13 +107,14 @@ def untouched(procedure: Procedure) -> bool:
 def words(procedure: Procedure) -> str:
     """Where it stands, as a line of the log."""
     worker = f"worker {procedure.target.pid}" if procedure.target else "the program"
+    oldest = f"the oldest worker {procedure.also.pid}" if procedure.also else "the oldest worker"
     said = {
         "adding": "one more worker asked for (SIGTTIN)",
         "quiet": f"up to {units.time(procedure.patience)} for a quiet moment of {worker}",
         "leaving": f"{worker} asked to leave",
         "killed": f"{worker} sent SIGKILL",
         "replacing": f"{worker} has left, waiting for its replacement",
-        "removing": "the oldest worker asked to leave (SIGTTOU)",
+        "removing": f"{oldest} asked to leave as well (SIGTTOU)",
         "evening": "putting the number of workers right",
     }.get(procedure.step, "")
     text = f"{procedure.action}: {procedure.step}{f': {said}' if said else ''}"

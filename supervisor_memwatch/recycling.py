@@ -6,7 +6,9 @@ plain: SIGTERM to the worker; gunicorn's master forks the replacement once it ha
 
 surge: SIGTTIN to the master first, so that the replacement serves before anybody leaves. Where
 the worker is the oldest, SIGTTOU takes exactly it; else it gets SIGTERM, is replaced, and SIGTTOU
-then takes the oldest as well, which is replaced by the extra worker.
+then takes the oldest as well, which is replaced by the extra worker. No order of signals spares the
+oldest: from SIGTTIN on the master forks a replacement for whoever leaves, and its SIGTTOU asks the
+oldest unless it has just reaped a worker and not replaced it yet, a moment nobody can aim at.
 
     adding -> [quiet] -> leaving -> replacing -> [removing] -> settling
 
@@ -73,6 +75,7 @@ def failed(procedure: Procedure, command: Command, text: str) -> Step:
     """A signal could not be sent. Only before the first one is that the end of it."""
     if command.signal == "TTOU":
         procedure = replace(procedure, extra=1, unsure=0, known=procedure.seen, since=None)
+        procedure = replace(procedure, also=None)  # not asked after all
         ends = procedure.ends or "failed"
         return Step(replace(procedure, step="evening", ends=ends, trouble=text))
     if command.signal in ("TERM", "KILL") and procedure.extra:
@@ -84,8 +87,14 @@ def failed(procedure: Procedure, command: Command, text: str) -> Step:
 
 def newcomer(procedure: Procedure, snapshot: Snapshot) -> WorkerId | None:
     """The worker that stands for the recycled one: the youngest that was not there before."""
+    return next(iter(newcomers(procedure, snapshot)), None)
+
+
+def newcomers(procedure: Procedure, snapshot: Snapshot) -> list[WorkerId]:
+    """Those that were not there before, the youngest first. The second of a surge that took two
+    is the extra worker, which stands for the oldest."""
     new = [worker for worker in snapshot.workers if worker.id not in procedure.before]
-    return min(new, key=lambda worker: worker.age or 0.0).id if new else None
+    return [worker.id for worker in sorted(new, key=lambda worker: worker.age or 0.0)]
 
 
 # -- the steps
@@ -150,7 +159,7 @@ def _quiet(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
         return Step(procedure, (), Outcome("overtaken", text))
     procedure = replace(procedure, known=procedure.seen)
     if procedure.extra and target == oldest(snapshot):
-        procedure = replace(procedure, extra=0)
+        procedure = replace(procedure, extra=0, also=None)
         return _signal(procedure, "leaving", at, procedure.master, "TTOU")
     return _signal(procedure, "leaving", at, target, "TERM")
 
@@ -194,6 +203,7 @@ def _replacing(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     if newcomers and complete(snapshot, number, patient):
         if not procedure.extra:
             return Step(to(procedure, "settling", at))
+        procedure = replace(procedure, also=oldest(snapshot), also_size=terms.also)
         procedure = replace(procedure, extra=0, known=procedure.seen)
         return _signal(procedure, "removing", at, procedure.master, "TTOU")
     if waited > BOOT and not procedure.trouble:
@@ -206,13 +216,16 @@ def _replacing(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
 
 def _removing(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     """SIGTTOU was sent after the replacement came: wait until the oldest has left."""
-    at = snapshot.at
+    at, here = snapshot.at, _is_there(procedure.also, snapshot)
     waited = at - procedure.stepped
-    if procedure.sent:
-        left = not all(_is_there(id, snapshot) for id in procedure.known)
-        return Step(to(procedure, "settling", at) if left or waited >= terms.grace else procedure)
-    if len(snapshot.workers) <= len(procedure.before) and _standing(procedure, at) >= SETTLE:
+    if procedure.sent and (not here or waited >= terms.grace):
         return Step(to(procedure, "settling", at))
+    if len(snapshot.workers) <= len(procedure.before) and _standing(procedure, at) >= SETTLE:
+        # Where it is still there, another one had just left: SIGTTOU took nobody.
+        procedure = replace(procedure, also=None) if here else procedure
+        return Step(to(procedure, "settling", at))
+    if procedure.sent:
+        return Step(procedure)
     if waited < max(terms.grace, DOUBTFUL):
         return Step(procedure)
     return Step(_to_evening(procedure, at, "failed", "the extra worker has not left"))
@@ -220,15 +233,28 @@ def _removing(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
 
 def _settling(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     """All is done: measure what came back."""
-    target = procedure.target
+    target, also, size = procedure.target, procedure.also, terms.size
     assert target is not None
-    if settles(procedure, snapshot.at, terms.size):
+    still = also is not None and _is_there(also, snapshot)
+    if also is not None and not still:
+        size = None if size is None or terms.also is None else size + terms.also
+    if settles(procedure, snapshot.at, size):
         return Step(procedure)
-    new = newcomer(procedure, snapshot)
-    text = f"worker {target.pid} replaced by {new.pid if new else '?'}"
+    new = [str(id.pid) for id in newcomers(procedure, snapshot)]
+    text = f"worker {target.pid} replaced by {new[0] if new else '?'}"
+    if also is not None and not still:
+        text += f", the oldest worker {also.pid} by {new[1] if len(new) > 1 else '?'}"
     if procedure.way == "surge":
         text += " (surge)"
-    return Step(procedure, (), judged(procedure, terms.size, text))
+    if also is None:
+        return Step(procedure, (), judged(procedure, size, text))
+    if still:
+        text += f"; the oldest worker {also.pid} was asked to leave as well, and is still there"
+    if still or size is None or procedure.also_size is None:
+        whose = f"of worker {target.pid} alone "
+        return Step(procedure, (), judged(procedure, terms.size, text, whose))
+    both = replace(procedure, size=procedure.size + procedure.also_size)
+    return Step(procedure, (), judged(both, size, text, "together "))
 
 
 def _evening(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
@@ -258,7 +284,18 @@ def _evening(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
         unsure = -1 if too_many else 1
         procedure = replace(procedure, extra=0, unsure=unsure, known=known, since=None)
         return _signal(procedure, "evening", snapshot.at, procedure.master, signal)
-    return Step(procedure, (), Outcome(procedure.ends, procedure.trouble))
+    return _evened(procedure, snapshot)
+
+
+def _evened(procedure: Procedure, snapshot: Snapshot) -> Step:
+    """The end of it, with whom SIGTTOU took, as far as that can be told."""
+    gone = [id for id in procedure.known if not _is_there(id, snapshot)]
+    taken = gone[0] if procedure.unsure < 0 and procedure.sent and len(gone) == 1 else None
+    if procedure.also is not None and not _is_there(procedure.also, snapshot):
+        taken = procedure.also
+    text = procedure.trouble + (f"; SIGTTOU took worker {taken.pid}" if taken else "")
+    procedure = replace(procedure, also=None if taken == procedure.target else taken)
+    return Step(procedure, (), Outcome(procedure.ends, text))
 
 
 # -- what they have in common
@@ -313,6 +350,8 @@ def _to_evening(procedure: Procedure, at: float, ends: str, trouble: str) -> Pro
     procedure = replace(
         procedure, unsure=unsure, known=known, ends=ends, trouble=trouble, since=None
     )
+    if procedure.step != "removing":  # not asked yet
+        procedure = replace(procedure, also=None)
     return to(procedure, "evening", at)
 
 
@@ -334,7 +373,7 @@ def _listened(procedure: Procedure, quiet: Quiet | None) -> Procedure:
     return replace(procedure, heard=quiet, fewest=min(fewest, default=None))
 
 
-def _is_there(id: WorkerId, snapshot: Snapshot) -> bool:
+def _is_there(id: WorkerId | None, snapshot: Snapshot) -> bool:
     return any(worker.id == id for worker in snapshot.workers)
 
 

@@ -47,6 +47,7 @@ def news(data: Sequence[Any]) -> News:
         verdicts=tuple(Verdict(*verdict) for verdict in item.verdicts),
         series=tuple((point[0], point[1]) for point in item.series),
         advice=tuple(item.advice),
+        also=None if item.also is None else WorkerId(*item.also),
     )
 
 
@@ -200,7 +201,7 @@ def graceful_timeout(command: str) -> float | None:
     return float(word[0])
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], gap: str = "  ") -> str:
     """Columns set under each other; the first is flush left, figures are flush right."""
     lines = [list(head), *[list(row) for row in rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
@@ -210,78 +211,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
             cell.ljust(width) if i in (0, len(head) - 1) else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        out.append("  ".join(cells).rstrip())
+        out.append(gap.join(cells).rstrip())
     return "\n".join(out)
-
-
-def status_text(
-    document: Mapping[str, Any],
-    advice: Mapping[str, Sequence[str]] | None = None,
-    paused: Mapping[str, float] | None = None,
-    early: Mapping[str, detectors.Early] | None = None,
-) -> str:
-    """`memwatch status` as people read it. Of a program: `advice`, what is to be said of it;
-    `paused`, until when it is. Of a worker's id: `early`, where nothing can be said yet."""
-    listener = document["listener"]
-    out = []
-    if listener is None:
-        out.append("the listener has not ticked yet")
-    else:
-        ago = document["time"] - listener["last_tick"] if listener["last_tick"] else None
-        out.append(
-            f"listener {listener['pid']}: last tick {units.time(ago)} ago, "
-            f"{listener['ticks']} ticks, RSS {units.size(listener['rss'])}, "
-            f"{listener['cpu_seconds']:.1f} s of CPU, {listener['events_dropped']} events dropped"
-        )
-    for program in document["programs"]:
-        name = program["namespec"]
-        out += ["", *_program_lines(program, (advice or {}).get(name, ()), early or {})]
-        if paused and name in paused:
-            left = units.time(paused[name] - document["time"])
-            out.append(f"  paused for another {left}: nothing is begun; `memwatch resume` ends it")
-    return "\n".join(out)
-
-
-def _program_lines(
-    program: Mapping[str, Any], advice: Sequence[str], early: Mapping[str, detectors.Early]
-) -> list[str]:
-    name = units.printable(program["namespec"])
-    total = units.size(program["total"])
-    limit = f" of {units.size(program['total_limit'])}" if program["total_limit"] else ""
-    lines = [
-        f"{name}: {program['state']}, {program['kind']}, {program['mode']}, {total}{limit}, "
-        f"{budget_words(program['budget'])}"
-    ]
-    people = [("worker", worker) for worker in program["workers"]]
-    if program["master"]:
-        people.insert(0, ("master", program["master"]))
-    if people:
-        head = ["  ", "PID", "AGE", "RSS", "ANON", "PSS", "USS", "SWAP", "CPU", "FDS", "TREND"]
-        rows = [
-            [
-                f"  {role}",
-                str(worker["pid"]),
-                units.time(worker["age"]),
-                *(units.size(worker[key]) for key in ("rss", "anon", "pss", "uss", "swap")),
-                cpu_words(worker["cpu"]),
-                "?" if worker["fds"] is None else str(worker["fds"]),
-                trend_words(worker["trend"]),
-                verdict_words(worker["verdicts"]) or _early_words(early.get(worker["id"])),
-            ]
-            for role, worker in people
-        ]
-        lines.append(table([*head, "VERDICT"], rows))
-    more = [f"  program: {v['kind']}: {v['why']}" for v in program["verdicts"]]
-    more += [f"  advice: {text}" for text in advice]
-    if program["action"]:
-        action = program["action"]
-        whom = f" worker {action['pid']}" if action["action"] == "recycle" else ""
-        more.append(f"  now: {action['action']}{whom}, {action['step']}: {action['why']}")
-    more += [f"  held: {held['text']}" for held in program["held"]]
-    if program["last_action"]:
-        last = program["last_action"]
-        more.append(f"  last: {last['action']} {last['result']}: {last['text']}")
-    return lines + [units.printable(line, 1000) for line in more]
 
 
 def cpu_words(seconds: float | None) -> str:
@@ -291,13 +222,6 @@ def cpu_words(seconds: float | None) -> str:
 
 def trend_words(trend: Mapping[str, float] | None) -> str:
     return "" if trend is None else units.rate(trend["bytes_per_hour"] / 3600)
-
-
-def _early_words(early: detectors.Early | None) -> str:
-    """Of a worker that nothing is said of, where nothing can be said yet."""
-    if early is None:
-        return ""
-    return f"too early: watched {units.time(early.watched)} of {units.time(early.needed)}"
 
 
 def verdict_words(verdicts: Iterable[Mapping[str, Any]]) -> str:

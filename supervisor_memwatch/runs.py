@@ -5,8 +5,8 @@ it holds on to: a leak, or a cache that filled. One run cannot tell these apart;
 can, for a leak costs as much for the same work as it did before, and a cache that has filled costs
 nothing. So kept files remember the growth and the work of the run before.
 
-Not here: sampling, files and words around it (audit.py, appraisal.py). Bytes; work is requests
-where they are counted before and after, else CPU seconds.
+Not here: sampling and files (audit.py), the words around it (comparison.py). Bytes; work is
+requests where they are counted before and after, else CPU seconds.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ class Change(NamedTuple):
     found: str  # "leak", "grew", "settled", "same", "new" or "unclear"
     confidence: float
     why: str
+    hidden: int = 0  # growth up to so much would not have been found
+    share: float | None = None  # its work, of that of the run before; None: not known of both
+    then: float | None = None  # its age at the first look
 
 
 def compare(
@@ -94,6 +97,9 @@ def compare(
                 found=verdict[0],
                 confidence=verdict[2],
                 why=why if id not in idle else f"{why}: idle, the control",
+                hidden=noise + (max(control or 0, 0) if id not in idle else 0),
+                share=_share(work[id], unit, earlier) if earlier is not None else None,
+                then=old[str(id)].get("age"),
             )
         )
     return changes
@@ -138,7 +144,8 @@ def _judge(
             return GREW, 1, 0.5
         return SAME, 0, 0.9 if work else 0.5
     runs = int(earlier.get("runs") or 1) + 1
-    share = _share(work, unit, earlier)  # of the work of the run before
+    share = _share(work, unit, earlier)
+    share = 1.0 if share is None else share
     expected = earlier["beyond"] * share
     if beyond <= noise and expected * REPEATED <= noise:
         return UNCLEAR, runs - 1, 0.5  # too little work for a leak to show
@@ -149,10 +156,10 @@ def _judge(
     return LEAK, runs, min(0.97, (0.85 if alike else 0.7) + 0.05 * (runs - 2))
 
 
-def _share(work: float | None, unit: str, earlier: Mapping[str, Any]) -> float:
-    """This run's work as a share of the one before; 1 where that is not known."""
+def _share(work: float | None, unit: str, earlier: Mapping[str, Any]) -> float | None:
+    """This run's work as a share of the one before; None where that is not known."""
     if earlier.get("unit") != unit or not earlier.get("work") or work is None:
-        return 1.0
+        return None
     return float(work / earlier["work"])
 
 

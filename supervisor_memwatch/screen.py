@@ -22,6 +22,7 @@ from .keyboard import (
     find,
     is_paused,
     keys,
+    leaks,
     people,
     private,
     programs,
@@ -55,20 +56,53 @@ class Item(NamedTuple):
 # -- curves ---------------------------------------------------------------------------------
 
 
-def curves(rows: Iterable[tuple[float, str, Sequence[Any]]]) -> dict[str, dict[str, list[Any]]]:
-    """The journal's samples (at, namespec, workers), oldest first, as curves of each worker.
+def curves(
+    rows: Iterable[tuple[float, str, Sequence[Any]]],
+    document: Mapping[str, Any],
+    until: float,
+) -> dict[str, dict[str, list[Any]]]:
+    """The journal's samples (at, namespec, workers), oldest first, as curves of each worker; what
+    the document knows now is their end: the samples are up to a minute old.
 
-    What is drawn is what growth is judged on: anonymous memory and swap.
+    What is drawn is what growth is judged on, anonymous memory and swap; of a program in whose
+    samples it is not known throughout, RSS and swap: its curves are compared with each other.
     """
-    found: dict[str, dict[str, list[Any]]] = {}
+    looks: dict[str, list[tuple[float, list[_Held]]]] = {}
     for at, namespec, workers in rows:
-        mine = found.setdefault(namespec, {})
-        total = 0.0
-        for pid, start, rss, anon, _, _, swap, *_ in workers:
-            value = (rss if anon is None else anon) + (swap or 0)
-            mine.setdefault(f"{pid}:{start}", []).append((at, value))
+        held = [
+            _Held(f"{pid}:{start}", rss, anon, swap or 0)
+            for pid, start, rss, anon, _, _, swap, *_ in workers
+        ]
+        looks.setdefault(namespec, []).append((at, held))
+    for program in document["programs"]:
+        now = [
+            _Held(one["id"], one["rss"], one["anon"], one["swap"] or 0) for one in people(program)
+        ]
+        if now:
+            looks.setdefault(program["namespec"], []).append((until, now))
+    return {namespec: _drawn(found) for namespec, found in looks.items()}
+
+
+class _Held(NamedTuple):
+    """What one process held at one look."""
+
+    id: str
+    rss: int
+    anon: int | None
+    swap: int
+
+
+def _drawn(looks: Sequence[tuple[float, Sequence[_Held]]]) -> dict[str, list[Any]]:
+    """A program's curves, by one measure all of them."""
+    by_rss = any(each.anon is None for _, held in looks for each in held)
+    found: dict[str, list[Any]] = {TOTAL: []}
+    for at, held in looks:
+        total = 0
+        for each in held:
+            value = (each.rss if by_rss else each.anon or 0) + each.swap
+            found.setdefault(each.id, []).append((at, value))
             total += value
-        mine.setdefault(TOTAL, []).append((at, total))
+        found[TOTAL].append((at, total))
     return found
 
 
@@ -230,6 +264,8 @@ def _shared(row: Row) -> str:
 
 def _trend(row: Row) -> str:
     trend = row.worker["trend"]
+    if leaks(row.worker):  # whatever its interval: that it grows is told
+        return cells.signed(trend and trend["bytes_per_hour"])
     if trend is None:
         return ""
     return "0" if trend["low"] <= 0 <= trend["high"] else cells.signed(trend["bytes_per_hour"])
@@ -243,7 +279,10 @@ def _interval(row: Row) -> str:
 
 
 def _to_limit(row: Row) -> str:
-    hours = row.worker["hours_to_limit"]
+    hours, trend = row.worker["hours_to_limit"], row.worker["trend"]
+    if hours is None and leaks(row.worker) and trend and trend["bytes_per_hour"] > 0:
+        left = row.worker["headroom"]
+        hours = None if left is None else max(left, 0) / trend["bytes_per_hour"]
     return "" if hours is None else cells.brief(hours * HOUR)
 
 
@@ -266,27 +305,25 @@ def _rows(data: Data, program: Mapping[str, Any], shown: Sequence[Any]) -> list[
     """Of the whole program, where it is more than one, and of those of its people that match."""
     everyone = people(program)
     found = data.curves.get(program["namespec"], {})
-    lives = {one["id"]: _with_now(found.get(one["id"], ()), [one], data.until) for one in everyone}
-    workers = [lives[one["id"]] for one in program["workers"]]
+    workers = [found.get(one["id"], ()) for one in program["workers"]]
     low, high = cells.scale([value for curve in workers for _, value in curve])
     rows = []
     if len(everyone) > 1:
-        curve = _with_now(found.get(TOTAL, ()), everyone, data.until)
+        curve = found.get(TOTAL, ())
         bounds = cells.scale([value for _, value in curve])
         rows.append(Row("all", _all(program, everyone), curve, *bounds, data.until))
     rows += [
-        Row(f"{role(program, one)} {one['pid']}", one, lives[one["id"]], low, high, data.until)
+        Row(
+            f"{role(program, one)} {one['pid']}",
+            one,
+            found.get(one["id"], ()),
+            low,
+            high,
+            data.until,
+        )
         for one in shown
     ]
     return rows
-
-
-def _with_now(curve: Curve, whose: Sequence[Mapping[str, Any]], until: float) -> Curve:
-    """The samples are up to a minute old; what is known now is their end."""
-    held = sum(
-        (one["rss"] if one["anon"] is None else one["anon"]) + (one["swap"] or 0) for one in whose
-    )
-    return [*curve, (until, float(held))]
 
 
 def _all(program: Mapping[str, Any], everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -368,14 +405,13 @@ def _items(state: State, data: Data) -> list[Item]:
 
 def _heading(state: State, data: Data, program: Mapping[str, Any], chosen: bool) -> Line:
     total, limit = program["total"], program["total_limit"]
-    budget = program["budget"]
     words = [program["state"], program["mode"]]
     if total is not None:
         words.append(cells.short(total) + (f" of {cells.short(limit)}" if limit else ""))
-    words.append(f"budget {budget['of'] - budget['used']} of {budget['of']} left")
     if is_paused(program, data):
         left = data.paused[program["namespec"]] - data.document["time"]
         words.append(f"paused for {units.time(left)}")
+    words.append(report.budget_words(program["budget"]))
     rest = "  ".join(words)
     # A long name leaves room for what is said of it.
     room = max(12, state.columns - 3 - cells.width(rest))
@@ -456,7 +492,6 @@ def _pane(state: State, data: Data) -> list[Line]:
 
 
 def _about_program(program: Mapping[str, Any], data: Data) -> list[str]:
-    budget = program["budget"]
     texts = [f"{one['kind']}: {one['why']}" for one in program["verdicts"]]
     if program["action"]:
         texts.append(f"now: {_action(program, data)}")
@@ -467,8 +502,8 @@ def _about_program(program: Mapping[str, Any], data: Data) -> list[str]:
         texts.append(f"last, {ago} ago: {last['action']} {last['result']}: {last['text']}")
     texts += [f"advice: {text}" for text in data.advice.get(program["namespec"], ())]
     texts.append(
-        f"{program['kind']}, {budget['used']} of {budget['of']} actions in "
-        f"{units.time(budget['period'])} used; available to it: {units.size(program['available'])}"
+        f"{program['kind']}, {report.budget_words(program['budget'])}; "
+        f"available to it: {units.size(program['available'])}"
     )
     return texts
 

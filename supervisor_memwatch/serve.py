@@ -18,11 +18,11 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import __version__, chronicle, markup
+from . import __version__, chronicle, markup, units
 from .config import Config
 from .journal import JournalError
 
@@ -93,14 +93,16 @@ def assets() -> tuple[str, str]:
     return css, js
 
 
-def report(
-    config: Config,
-    names: Sequence[str] = (),
-    since: float | None = None,
-    until: float | None = None,
-) -> str:
-    """The page of a span as one file's text. Raises JournalError."""
-    return markup.render(chronicle.document(config, names, since, until), *assets())
+def report(document: Mapping[str, Any]) -> str:
+    """The page of a span as one file's text."""
+    return markup.render(document, *assets())
+
+
+def written(path: str, document: Mapping[str, Any], size: int) -> str:
+    """`page.html: 46KB, 2 programs, 2026-01-31 13:10 to ...`: what a report's file holds."""
+    count = len(document["programs"])
+    programs = f"{count} program{'' if count == 1 else 's'}"
+    return f"{units.printable(path)}: {units.size(size)}, {programs}, {markup.span(document)}"
 
 
 # -- serving -----------------------------------------------------------------------------------

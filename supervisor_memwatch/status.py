@@ -55,7 +55,8 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
     advice = {}
     paused = {}
     early: dict[str, Early] = {}
-    now = time.time()
+    machine = time.time()
+    now = machine - _stepped(told)  # all times in the journal are by the listener's clock
     for namespec, snapshot, view in latest:
         if names and not any(named(name, namespec) for name in names):
             continue
@@ -78,7 +79,7 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         "listener": _listener(told) if told else None,
         "programs": programs,
     }
-    return Status(document, _silence(told, now), advice, paused, early)
+    return Status(document, _silence(told, machine), advice, paused, early)
 
 
 def _told(path: str, text: str) -> dict[str, Any]:
@@ -105,11 +106,23 @@ def document(config: Config, names: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _listener(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{name: told.get(name) for name in LISTENER}, "last_tick": _last_tick(told)}
+    return {**{name: told.get(name) for name in LISTENER}, "last_tick": _last_seen(told)}
+
+
+def _stepped(told: Mapping[str, Any]) -> float:
+    """By how much the machine's clock was set since the listener started, whose own goes on."""
+    step = told.get("stepped")
+    return step if isinstance(step, int | float) else 0.0
+
+
+def _last_seen(told: Mapping[str, Any]) -> float | None:
+    """When it was last seen, by its own clock, as all times of the document are."""
+    last = _last_tick(told)
+    return None if last is None else last - _stepped(told)
 
 
 def _last_tick(told: Mapping[str, Any]) -> float | None:
-    """By the machine's clock, as `time` is: the listener's own goes on where that was set."""
+    """The same by the machine's clock."""
     last: float | None = told.get("seen_at") or told.get("last_tick")
     return last
 

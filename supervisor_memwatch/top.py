@@ -81,7 +81,11 @@ class Feed:
             found.document,
             found.silence,
             found.advice,
-            screen.curves((at, name, _sample(row)) for at, name, row in samples if name in shown),
+            screen.curves(
+                ((at, name, _sample(row)) for at, name, row in samples if name in shown),
+                found.document,
+                until,
+            ),
             until,
             found.paused,
             _clock(),

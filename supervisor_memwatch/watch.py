@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from . import advice, attribution, detectors, policy, preflight, procedures, releases, units
@@ -184,7 +185,9 @@ class Watch:
             grace = self.options.grace if self.options.grace is not None else ASSUMED_GRACE
             size = self._size_now(before, snapshot)
             hindered = self._hindered(before, snapshot, state_known)
-            terms = procedures.Terms(grace, self._may_kill(snapshot.at), size, quiet, hindered)
+            also = self._second_size(before, snapshot)
+            kill = self._may_kill(snapshot.at)
+            terms = procedures.Terms(grace, kill, size, quiet, hindered, also)
             step = procedures.step(before, snapshot, terms)
             commands = step.commands
             self._note_asked(commands, snapshot)
@@ -253,9 +256,9 @@ class Watch:
             self._answers.append((asked[2], "held", "; ".join(reasons)))
         entries: list[Entry] = []
         news: list[News] = []
-        for wanted, reason in refused:
+        for wanted, group in groupby(refused, key=lambda each: each[0]):
             always = wanted is request and self.asked is None
-            said, sent = self.hold(wanted, reason, always)
+            said, sent = self.hold(wanted, *(reason for _, reason in group), always=always)
             entries += said
             news += sent
         return decision, entries, news
@@ -291,10 +294,13 @@ class Watch:
             *self.needs.wants(self._last),
         ]
         if self.procedure is not None and self.procedure.step == "settling":
-            new = procedures.newcomer(self.procedure, self._last)
+            new = procedures.newcomers(self.procedure, self._last)
             if self.procedure.action == "restart" and self._last.kind == "plain":
-                new = self._last.workers[0].id if self._last.workers else None
-            wanted[:0] = [new] if new is not None else []
+                new = [worker.id for worker in self._last.workers]
+            wanted[:0] = new[: 2 if self.procedure.also is not None else 1]
+        elif self.procedure is not None and self.procedure.step in ("leaving", "replacing"):
+            second = oldest(self._last) if self.procedure.also is not None else None
+            wanted[:0] = [second] if second is not None else []
         return tuple(dict.fromkeys(wanted))
 
     def workers(self) -> tuple[Worker, ...]:
@@ -387,7 +393,8 @@ class Watch:
         self.actions.append(snapshot.at)
         if self.asked is not None:
             self.procedure = replace(self.procedure, request=self.asked[2])
-            self._answers.append((self.asked[2], "accepted", f"{decision.action} has begun"))
+            text = f"{decision.action} has begun{as_well(decision)}"
+            self._answers.append((self.asked[2], "accepted", text))
             self.asked = None
         told = (decision.verdict,) if decision.verdict else ()
         self._subject = (_worker(snapshot, decision.target), told)
@@ -403,9 +410,19 @@ class Watch:
         }.get(decision.action, "")
         return [
             self._entry(
-                snapshot.at, "intent", text + cost, {"procedure": self.procedure.id, "why": why}
+                snapshot.at,
+                "intent",
+                text + cost,
+                {"procedure": self.procedure.id, "why": why, "also_pid": _pid(decision.also)},
             )
         ]
+
+    def planned(self, durable: bool) -> Decision | procedures.Procedure | None:
+        """What is under way, or was asked for, as it would be done now."""
+        if self.procedure is not None or self.asked is None or self._last is None:
+            return self.procedure
+        situation = self._with_space(self._situation(self._last, True, durable))
+        return policy.manner(self.asked[0], situation)
 
     def launch(self) -> tuple[Command, ...]:
         """The plan is written down: its first commands."""
@@ -476,8 +493,10 @@ class Watch:
         self.ended = at
         if not procedure.sent and procedure.target is not None:
             self.leaving.pop(procedure.target, None)  # perhaps it was never asked
+        asked_too = procedure.step in ("removing", "settling", "evening")
+        also = procedure.also if asked_too else None
         if procedure.step not in ("leaving", "killed"):  # SIGTTOU may have taken nobody
-            self.leaving.clear()
+            self.leaving = {id: asked for id, asked in self.leaving.items() if id == also}
         name, rungs = policy.ladder(procedure.kind, snapshot.kind, self.options)
         rung = self.rungs.get(name, 0)
         if outcome.result == "ineffective" and procedure.action == rungs[min(rung, len(rungs) - 1)]:
@@ -489,7 +508,8 @@ class Watch:
             "id": procedure.id,
             "action": procedure.action,
             "kind": procedure.kind,
-            "pid": procedure.target.pid if procedure.target else None,
+            "pid": _pid(procedure.target),
+            "also_pid": _pid(also),
             "why": procedure.why,
             "by": procedure.by,
             "begun": procedure.begun,
@@ -501,7 +521,7 @@ class Watch:
         level = "INFO" if outcome.result in ("done", "overtaken") else "WARN"
         text = f"{procedure.action} {outcome.result}: {outcome.text}"
         data = {"procedure": procedure.id, "result": outcome.result, "freed_bytes": outcome.freed}
-        entries = [self._entry(at, "outcome", text, data, level)]
+        entries = [self._entry(at, "outcome", text, {**data, "also_pid": _pid(also)}, level)]
         what = {"done": "acted", "overtaken": None}.get(outcome.result, "failed")
         news = []
         if what is not None:
@@ -515,6 +535,7 @@ class Watch:
                     action=procedure.action,
                     outcome=outcome.result,
                     freed=outcome.freed,
+                    also=also,
                 )
             )
         if outcome.result == "ineffective" and self.rungs.get(name, 0) >= len(rungs):
@@ -554,7 +575,7 @@ class Watch:
         """Into the ledger with it; where a fresh worker is the problem, that is how it ended."""
         if outcome.result not in ("done", "ineffective"):
             return outcome
-        after = procedure.size - outcome.freed if outcome.freed is not None else None
+        after = self._size_now(procedure, snapshot) if outcome.freed is not None else None
         turn = Turn(
             procedure.begun,
             procedure.kind,
@@ -807,37 +828,39 @@ class Watch:
         )
 
     def hold(
-        self, decision: Decision, reason: Held, always: bool = False
+        self, decision: Decision, *reasons: Held, always: bool = False
     ) -> tuple[list[Entry], list[News]]:
-        """Say a refusal, once an hour at most for the same target, kind and reason.
+        """Say why it is not done, in one line; each reason once an hour at most for the same target
+        and kind.
 
         `always`: to somebody who asked and is refused for good.
         """
         snapshot = self._last
         assert snapshot is not None
-        if reason not in self.held:
-            self.held += (reason,)
-        kind = decision.verdict.kind if decision.verdict else "request"
-        key = f"{decision.target} {kind} {reason.code}"
-        if reason.code == "storm":  # of the program, whoever is its next victim
-            key = reason.code
-        elif reason.code == "preflight":  # so too, and another error is another story
-            key = units.without_numbers(reason.text)
+        self.held += tuple(reason for reason in reasons if reason not in self.held)
         at = snapshot.at
-        self._said = {k: said for k, said in self._said.items() if at - said < SAID}
-        if reason.code in PASSING or (key in self._said and not always):
-            return [], []
-        self._said[key] = at
-        who = self._who(decision.target, snapshot)
-        text = f"{who}: {kind}: {decision.action} held: {reason.text}"
-        entries = [self._entry(at, "held", text, {"code": reason.code})]
-        if reason.code == "storm":
-            summary = f"{self.namespec} {text}"
-            entries[0] = entries[0]._replace(kind="gave_up", level="ERROR")
-            return entries, [self._news("gave_up", at, summary, target=decision.target)]
-        if reason.code in QUIET or (reason.code == "gave_up"):
-            return entries, []
-        return entries, [self._news("held", at, f"{self.namespec} {text}", target=decision.target)]
+        self._said = {key: said for key, said in self._said.items() if at - said < SAID}
+        kind = decision.verdict.kind if decision.verdict else "request"
+        fresh = []
+        for reason in reasons:
+            key = _said_as(decision, kind, reason)
+            if reason.code not in PASSING and (always or key not in self._said):
+                self._said[key] = at
+                fresh.append(reason)
+        begin = f"{self._who(decision.target, snapshot)}: {kind}: {decision.action} held: "
+        entries: list[Entry] = []
+        news: list[News] = []
+        storms = [reason for reason in fresh if reason.code == "storm"]
+        others = [reason for reason in fresh if reason.code != "storm"]
+        for what, level, found in (("gave_up", "ERROR", storms), ("held", "INFO", others)):
+            if found:
+                text = begin + "; ".join(reason.text for reason in found)
+                entries.append(self._entry(at, what, text, {"code": found[0].code}, level))
+            loud = [reason.text for reason in found if reason.code not in (*QUIET, "gave_up")]
+            if loud:
+                summary = f"{self.namespec} {begin}{'; '.join(loud)}"
+                news.append(self._news(what, at, summary, target=decision.target))
+        return entries, news
 
     # -- details -----------------------------------------------------------------------
 
@@ -896,16 +919,29 @@ class Watch:
             worker = snapshot.workers[0] if snapshot.workers else None
         else:
             return _anonymous(snapshot) if snapshot.workers else None
+        return self._size_by(procedure.measure, worker, snapshot.at)
+
+    def _second_size(self, procedure: procedures.Procedure, snapshot: Snapshot) -> int | None:
+        """Of the second worker that a surge takes: what it holds; once it was asked, what came
+        instead."""
+        if procedure.also is None:
+            return None
+        id = oldest(snapshot)
+        if procedure.step in ("removing", "settling"):
+            id = next(iter(procedures.newcomers(procedure, snapshot)[1:]), None)
+        return self._size_by(procedure.measure, _worker(snapshot, id), snapshot.at)
+
+    def _size_by(self, measure: str, worker: Worker | None, at: float) -> int | None:
         if worker is None:
             return None
-        if procedure.measure == FILES:
+        if measure == FILES:
             return worker.fds
-        if procedure.measure == ANONYMOUS:
+        if measure == ANONYMOUS:
             return _anonymous_of(worker)
-        if procedure.measure == "RSS":
+        if measure == "RSS":
             return worker.rss + (worker.swap or 0)
-        size, name = detectors.measure(self.options, worker, snapshot.at)
-        return size if name == procedure.measure else None
+        size, name = detectors.measure(self.options, worker, at)
+        return size if name == measure else None
 
     def _who(self, id: WorkerId | None, snapshot: Snapshot) -> str:
         if id is None or snapshot.kind == "plain":
@@ -935,6 +971,7 @@ class Watch:
         outcome: str | None = None,
         freed: int | None = None,
         advice: tuple[str, ...] = (),
+        also: WorkerId | None = None,
     ) -> News:
         worker, told = subject or (_worker(self._last, target), ())
         series = self.past.points(target) if target is not None else ()
@@ -952,6 +989,7 @@ class Watch:
             series,
             figures,
             advice,
+            also,
         )
 
     def _figures(self, worker: Worker) -> dict[str, Any]:
@@ -1060,6 +1098,24 @@ class Watch:
         asked = self.procedure.step in ("leaving", "killed")
         if self.procedure.action == "recycle" and self.procedure.target is not None and asked:
             self.leaving[self.procedure.target] = self.procedure.begun
+
+
+def as_well(plan: Decision | procedures.Procedure | None) -> str:
+    """How it is done, in brackets, where one more worker leaves than was asked for."""
+    return f" ({plan.way}: {plan.reason})" if plan is not None and plan.also is not None else ""
+
+
+def _pid(id: WorkerId | None) -> int | None:
+    return id.pid if id is not None else None
+
+
+def _said_as(decision: Decision, kind: str, reason: Held) -> str:
+    """Refusals that are said as this one are not said again."""
+    if reason.code == "storm":  # of the program, whoever is its next victim
+        return reason.code
+    if reason.code == "preflight":  # so too, and another error is another story
+        return units.without_numbers(reason.text)
+    return f"{decision.target} {kind} {reason.code}"
 
 
 def _moved_on(before: procedures.Procedure | None, after: procedures.Procedure | None) -> bool:

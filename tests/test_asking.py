@@ -260,6 +260,23 @@ def test_a_listener_that_runs_and_is_silent_has_a_log(host: Host) -> None:
     assert "`supervisorctl tail memwatch stderr`" in found.reason
 
 
+@pytest.mark.parametrize("unanswered", [True, False])
+def test_a_connection_that_breaks_after_the_request_may_have_carried_it(
+    host: Host, unanswered: bool
+) -> None:
+    """Which is said; of what was never sent it is not."""
+
+    def breaks(message: messages.Message) -> None:
+        error = RpcError(None, "no answer from supervisord within 10 s: is it busy?")
+        error.unanswered = unanswered
+        raise error
+
+    host.listener.answers = breaks
+    with pytest.raises(RpcError, match="is it busy") as caught:
+        host.ask()
+    assert ("may still be carried out until" in str(caught.value)) == unanswered
+
+
 def test_what_was_sent_and_not_answered_may_still_be_done(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,7 +151,7 @@ def test_a_pause_outlives_the_listener_and_ends_when_asked(host: Host) -> None:
     held = host.memwatch("recycle", host.workers()[0])
     assert held.returncode == 1
     assert held.stdout.startswith("held: paused for another 5")
-    assert host.memwatch("resume").stdout == "accepted: resume job, web\n"
+    assert host.memwatch("resume").stdout == "accepted: resume web; job was not paused\n"
     assert host.explained()["paused_until"] is None
 
 
@@ -231,7 +231,7 @@ def test_who_may_not_read_the_journal_reads_the_answer_in_the_log(
     url = f"http://127.0.0.1:{host.supervisor.inet_port}"
     done = host.as_nobody(readable, "resume", "web", "-s", url)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "accepted: resume web\n"
+    assert done.stdout == "accepted: web was not paused\n"
 
 
 def test_a_journal_of_another_version_is_said(host: Host, readable: Path) -> None:
@@ -283,7 +283,7 @@ def test_supervisorctls_shell_goes_on(host: Host) -> None:
     """Whatever is asked there, and whatever goes wrong."""
     typed = "memwatch resume web\nmemwatch nonsense\nmemwatch pause 'web\nhelp memwatch\npid web\n"
     done = host.supervisorctl(typed=typed)
-    assert "accepted: resume web" in done.stdout
+    assert "accepted: web was not paused" in done.stdout
     assert "memwatch: valid: memwatch status|history" in done.stdout
     assert "memwatch: No closing quotation; valid: " in done.stdout
     assert "memwatch recycle\t" in done.stdout and "No help on" not in done.stdout
@@ -316,7 +316,7 @@ def test_a_listener_that_is_being_restarted_hears_it(host: Host) -> None:
     before = host.book.fact("pid")
     os.kill(before, signal.SIGTERM)
     done = host.memwatch("resume", "web")
-    assert (done.returncode, done.stdout) == (0, "accepted: resume web\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "accepted: web was not paused\n"), done.stderr
     assert host.book.fact("pid") != before
     wait_until(lambda: host.book.fact("ticks"), 60, lambda: str(host.supervisor))
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,7 +17,19 @@ from typing import Any
 
 import pytest
 
-from supervisor_memwatch import appraisal, audit, cli, detectors, openfiles, replay, runs, topology
+from supervisor_memwatch import (
+    appraisal,
+    audit,
+    cli,
+    comparison,
+    detectors,
+    openfiles,
+    replay,
+    runs,
+    topology,
+    units,
+    wording,
+)
 from supervisor_memwatch.model import RUNNING, Snapshot, Verdict, Worker, WorkerId
 from supervisor_memwatch.options import Ceiling, Options
 from supervisor_memwatch.units import MB
@@ -165,6 +178,15 @@ def test_work_is_requests_where_they_are_counted() -> None:
     assert "41KB per request" in first.why and "in 1000 requests" in first.why
 
 
+def test_what_idle_siblings_grew_by_hides_as_much_of_a_leak() -> None:
+    """It was taken off what the others grew by."""
+    old = [worker(1, 50, 1.0), worker(2, 50, 1.0)]
+    for control, hidden in ((3, 7), (0, 4), (-3, 4)):
+        new = [worker(1, 50, 9.0), worker(2, 50 + control, 1.0)]
+        lows = {each.id: each.anon or 0 for each in new}
+        assert [c.hidden for c in runs.compare(lows, new, saved(old))] == [hidden * MB, 4 * MB]
+
+
 def test_those_that_are_gone_are_named() -> None:
     """max_requests, or a reload."""
     assert runs.gone([worker(2, 50, 1)], saved([worker(1, 50, 1), worker(2, 50, 1)])) == ["1"]
@@ -222,32 +244,41 @@ def test_a_leak_is_named_within_a_minute_with_how_sure_it_is() -> None:
     assert [each["judgement"] for each in document["workers"]] == ["leak", "healthy"]
     [found] = document["found"]
     confidence = document["workers"][0]["confidence"]
-    assert found.startswith(f"worker 11: leak, {appraisal.sure(confidence)}: ")
-    shown = appraisal.text(document)
+    assert found.startswith(f"worker 11: leak, {comparison.sure(confidence)}: ")
+    shown = wording.text(document)
     assert "=> 1 of 2 workers leaks, " in shown
     assert "does not grow (95%)" in shown
     assert "the same requests again, between --save and --since" in shown
     assert any("leak" in line for line in document["advice"])
 
 
+def test_one_output_has_one_pace_of_a_leak() -> None:
+    """The table's growth is the advice's, in its unit."""
+    shown = wording.text(appraisal.document(watched({11: leak, 12: flat})))
+    found = re.search(r"\+([0-9.]+[MG]B)/h \(\+", shown)
+    assert found is not None
+    assert f"worker 11 of 2 leaks {found[1]}/h" in shown
+
+
 def test_bars_compare_the_workers() -> None:
     """The largest is full, half of it half as long."""
-    shown = appraisal.text(appraisal.document(watched({11: flat, 12: lambda s: 30.0})))
+    shown = wording.text(appraisal.document(watched({11: flat, 12: lambda s: 30.0})))
     bars = [line.count("#") for line in shown.splitlines() if line.lstrip().startswith("worker")]
-    assert bars[:2] == [appraisal.BAR, appraisal.BAR // 2]
-    assert appraisal.bar(None, 5, "#") == appraisal.bar(5, 0, "#") == " " * appraisal.BAR
+    assert bars[:2] == [comparison.BAR, comparison.BAR // 2]
+    assert comparison.bar(None, 5, "#") == comparison.bar(5, 0, "#") == " " * comparison.BAR
 
 
 def test_an_idle_worker_proves_nothing() -> None:
     """It is not called healthy; requests are asked for."""
     watch = watched({11: flat, 12: flat}, cpu11=lambda s: 3.0, cpu12=lambda s: 3.0)
     assert judged(watch) == ["idle", "idle"]
-    shown = appraisal.text(appraisal.document(watch))
+    shown = wording.text(appraisal.document(watch))
     assert "not enough to tell: no worker did anything meanwhile" in shown
-    assert "send requests meanwhile: all workers did nothing" in shown
+    assert "send requests meanwhile (all workers did nothing, and that proves nothing): " in shown
+    assert shown.endswith("memwatch audit --for 1m")
     counted = watched({11: flat, 12: flat}, requests11=lambda s: 7, requests12=lambda s: s)
     assert judged(counted) == ["idle", "healthy"]
-    assert "worker 11 did nothing" in appraisal.text(appraisal.document(counted))
+    assert "worker 11 did nothing" in wording.text(appraisal.document(counted))
 
 
 def test_a_worker_that_warms_up_says_how_long_to_watch() -> None:
@@ -262,7 +293,7 @@ def test_one_look_says_so() -> None:
     """Nothing can be told from it."""
     document = appraisal.document(watched({11: flat}, 0))
     assert judged(watched({11: flat}, 0)) == ["too early"]
-    assert "one look tells how much, not whether it grows" in appraisal.text(document)
+    assert "one look tells how much, not whether it grows" in wording.text(document)
 
 
 def test_noise_that_could_hide_growth_asks_for_more_time() -> None:
@@ -279,7 +310,7 @@ def test_slow_growth_is_neither_called_a_leak_nor_nothing() -> None:
     """Healthy workers creep as well, for some minutes."""
     document = appraisal.document(watched({11: lambda s: 60 + s * 0.25 / 60}))
     assert document["found"] == []
-    assert "creeps" in appraisal.text(document)
+    assert "creeps" in wording.text(document)
     assert any("drift or a slow leak" in text for text in document["surer"])
 
 
@@ -296,7 +327,7 @@ def test_files_and_threads_that_keep_growing_are_found() -> None:
         "worker 11: open files keep growing: 10 to 40, new: 28 files in /srv/web\\x1b"
     )
     assert document["found"][1] == "worker 12: threads keep growing: 1 to 13"
-    assert "\x1b" not in appraisal.text(document)
+    assert "\x1b" not in wording.text(document)
 
 
 @pytest.mark.parametrize(
@@ -334,16 +365,16 @@ def test_what_cannot_be_read_is_said() -> None:
 def compared_text(before: dict[str, Any], **more: Any) -> str:
     """What is said of workers 11 and 12 (60 MB each) after one look, compared with that."""
     watch = watched({11: flat, 12: flat}, 0, **more)
-    return appraisal.text(appraisal.document(watch._replace(before=before)), "file")
+    return wording.text(appraisal.document(watch._replace(before=before)), "file")
 
 
-def kept_before(*held: float) -> dict[str, Any]:
+def kept_before(*held: float, **more: Any) -> dict[str, Any]:
     """Workers 11 and 12 as they were kept, with as much CPU time as a first look finds."""
     ids = [str(WorkerId(pid, pid)) for pid in (11, 12)]
     return {
         "namespec": "web",
         "saved": 1e9 - 90,
-        "workers": [{"id": id, "cpu": 0.0} for id in ids],
+        "workers": [{"id": id, "cpu": 0.0, **more} for id in ids],
         "low_anon": {id: int(mb * MB) for id, mb in zip(ids, held, strict=True)},
         "changes": [],
     }
@@ -355,7 +386,7 @@ def test_after_a_run_it_says_who_holds_what_it_left() -> None:
     assert "compared with 1m 30s ago:" in shown
     assert "grew  +40.0MB anonymous memory (+0B in idle siblings) in 9.0 s of CPU" in shown
     assert "idle, the control" in shown
-    assert "=> holds on to what the run left: a cache that filled, or a leak" in shown
+    assert "=> worker 11 holds on to what the run left: a cache that filled, or a leak" in shown
     assert "the workers hold about the same: 60.0MB to 60.0MB" in shown
     assert shown.count("+40.0MB") == 1
 
@@ -365,6 +396,369 @@ def test_what_grew_without_work_is_not_the_runs_doing() -> None:
     shown = compared_text(kept_before(20, 60), cpu12=lambda s: 9.0)
     assert "=> what grew did no work: look at threads, timers and background tasks" in shown
     assert "what the run left" not in shown
+
+
+def test_a_comparison_says_what_leak_would_not_have_shown() -> None:
+    """Too few requests: too early, and how many and how long are enough; else it holds the same."""
+
+    def text(served: int) -> str:
+        return compared_text(
+            kept_before(60, 60, requests=7, age=500),
+            requests11=lambda s: 7 + served,
+            requests12=lambda s: 7 + served // 2,
+        )
+
+    shown = text(50)
+    assert "same so far  +0B anonymous memory in 50 requests" in shown
+    assert (
+        "=> too early to tell: a leak of up to 82KB per request, or 160.0MB/h, would not show in "
+        "50 requests (the most of a worker) and 1m 30s" in shown
+    )
+    assert shown.endswith(
+        "surer: compare after about 410 requests a worker since the save (13m at the pace so "
+        "far): memwatch audit --for 0 --since FILE"
+    )
+    assert "holds about what it held" not in shown
+    shown = text(4096)
+    assert "same  +0B" in shown
+    assert "=> every worker holds about what it held then; a leak of up to 1KB per request" in shown
+    assert "surer" not in shown
+
+
+def test_of_those_beside_one_that_grew_it_is_said_what_would_not_have_shown() -> None:
+    """One grew, the other holds the same, after as many requests."""
+    served: dict[str, Any] = {"requests11": lambda s: 57, "requests12": lambda s: 57}
+    shown = compared_text(kept_before(20, 60, requests=7), **served)
+    assert "=> too early to tell of the others: a leak of up to 82KB per request" in shown
+    shown = compared_text(kept_before(20, 60, requests=7), **dict.fromkeys(served, lambda s: 9999))
+    assert "=> of the others: a leak of up to 420B per request" in shown
+
+
+def test_by_cpu_time_it_is_too_early_as_well() -> None:
+    """Seconds of CPU, where requests are not counted."""
+    shown = compared_text(kept_before(60, 60), cpu11=lambda s: 2.0)
+    assert "too early to tell: a leak of up to 2.0MB per CPU second" in shown
+    assert "after about 16.0 s of CPU a worker since the save (12m at the pace so far)" in shown
+    assert "too early" not in compared_text(kept_before(60, 60), cpu11=lambda s: 20.0)
+
+
+def test_a_worker_that_holds_less_is_not_called_the_same() -> None:
+    """Memory that was given back."""
+    shown = compared_text(kept_before(90, 60), cpu11=lambda s: 60.0)
+    assert "less  -30.0MB" in shown
+    assert "every worker holds about what it held then, or less; " in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no idle sibling is the control",
+        "compare when no request is under way, or with --for 10s",
+        "workers 11, 12 had started 1m 20s before the save, and may only have warmed up (2m)",
+    ],
+)
+def test_what_makes_growth_doubtful_is_said(text: str) -> None:
+    """No control, a request under way, workers that were still warming up."""
+    work: dict[str, Any] = {"cpu11": lambda s: 9.0, "cpu12": lambda s: 8.0}
+    shown = compared_text(kept_before(20, 20, age=80), **work)
+    assert text in shown
+    assert (
+        "workers 11, 12 hold on to what the run left: a cache that filled or a warm-up, or" in shown
+    )
+    assert text not in compared_text(kept_before(60, 60, age=80), **work)
+
+
+def test_with_an_idle_sibling_after_a_watch_of_grown_ups_nothing_is_missing() -> None:
+    """It is the control; the least of many looks was taken."""
+    watch = watched({11: flat, 12: flat}, 30, cpu11=lambda s: 9.0 + s, cpu12=lambda s: 0.0)
+    document = appraisal.document(watch._replace(before=kept_before(20, 60, age=500)))
+    shown = wording.text(document, "file")
+    assert "grew" in shown
+    for text in ("is the control:", "no request is under way", "before the save"):
+        assert text not in shown
+
+
+def test_growth_of_all_without_any_work_is_not_the_runs_doing() -> None:
+    """There was no run: nobody is idler than the others."""
+    shown = compared_text(kept_before(20, 20), cpu11=lambda s: 0.0, cpu12=lambda s: 0.0)
+    assert "what the run left" not in shown
+    assert "=> what grew did no work: look at threads" in shown
+    assert "surer: watch it: memwatch audit --for 10m" in shown
+
+
+@pytest.mark.parametrize(
+    ("work", "earlier", "text"),
+    [
+        (10.0, 10.0, "worker 11 grew again for the same work"),
+        (10.0, 20.0, "worker 11 grew again for 0.5 times the work of the run before"),
+        (10.0, None, "worker 11 grew again (what work it did is not known of both runs)"),
+        (0.0, 10.0, "worker 11 grew again, though it did no work: look at threads"),
+    ],
+)
+def test_a_repeated_growth_is_said_with_the_work_that_is_known(
+    work: float, earlier: float | None, text: str
+) -> None:
+    """ "For the same work" only where it was."""
+    before = kept_before(20, 60)
+    unit = None if earlier is None else "CPU second"
+    before["changes"] = [
+        {"id": "11:11", "beyond": 40 * MB, "work": earlier, "unit": unit, "runs": 1}
+    ]
+    assert text in compared_text(before, cpu11=lambda s: work, cpu12=lambda s: 10.0)
+
+
+def test_who_left_and_a_master_that_was_restarted_are_said() -> None:
+    """Also where nobody has come for those that left."""
+    before = kept_before(60, 60)
+    before["workers"].append({"id": "13:13", "cpu": 0.0})
+    before["low_anon"]["13:13"] = 60 * MB
+    watch = watched({11: flat, 12: flat}, 0, cpu11=lambda s: 60.0)
+    document = appraisal.document(watch._replace(before=before))
+    assert (document["gone"], document["restarted"]) == (["13"], None)
+    shown = wording.text(document, "file")
+    assert "gone since the save, and not compared: worker 13 (max_requests, a recycle, a" in shown
+    last = watch.snapshots[-1]
+    fresh = last._replace(master=worker(20, 15, 1.0))
+    for master, restarted in (("10:1", [10, 20]), ("20:200", None)):
+        kept = {**before, "master": {"id": master}}
+        document = appraisal.document(watch._replace(before=kept, snapshots=[fresh]))
+        assert document["restarted"] == restarted
+        said = "=> restarted since the save: its master was 10 and is 20 now"
+        assert (said in wording.text(document, "file")) == bool(restarted)
+
+
+def test_sizes_that_differ_are_not_called_about_the_same() -> None:
+    """Twice the size is not."""
+    assert "the workers hold about the same: 60.0MB to 60.0MB" in compared_text(kept_before(60, 60))
+    watch = watched({11: flat, 12: lambda s: 90.0}, 0)
+    shown = wording.text(appraisal.document(watch._replace(before=kept_before(60, 90))), "file")
+    assert "the workers hold 60.0MB to 90.0MB" in shown
+
+
+# -- who leaves meanwhile
+
+
+class Looks:
+    """A sampler that sees what it is told: snapshots, one a look."""
+
+    def __init__(self, *snapshots: Snapshot) -> None:
+        self.snapshots = iter(snapshots)
+        self.now: Snapshot | None = None
+
+    def look(self, program: Any, at: float, exact: Any = ()) -> Snapshot:
+        if not exact:
+            self.now = next(self.snapshots)
+        assert self.now is not None
+        return self.now
+
+
+NOBODY = 2**23  # and above are no pids on this machine
+
+
+def seen(at: float, *workers: tuple[int, float, float], kind: str = "gunicorn") -> Snapshot:
+    """Workers as (number, age, MB), with their CPU time rising."""
+    people = tuple(
+        Worker(WorkerId(NOBODY + n, n), age, int(mb * MB), 0, int(mb * MB), cpu=age / 10)
+        for n, age, mb in workers
+    )
+    return Snapshot("web", 1e9 + at, RUNNING, NOBODY, kind, None, people)
+
+
+def looked(*snapshots: Snapshot, seconds: float = 60.0) -> dict[str, Any]:
+    """The document of a watch that saw these, a second apart."""
+    watch = audit._Watch(audit.Subject("web", NOBODY, command="memwatch audit web"), Options())
+    sampler: Any = Looks(*snapshots)
+    for snapshot in snapshots:
+        audit._look(watch, sampler, snapshot.at, seconds, 1.0, last=False)
+    return appraisal.document(audit._result(watch, seconds))
+
+
+def number(person: dict[str, Any]) -> int:
+    return int(person["pid"]) - NOBODY
+
+
+def test_a_worker_that_leaves_is_named_with_when_and_what_was_seen_of_it() -> None:
+    """max_requests, a recycle, a crash: too young to judge is said."""
+    document = looked(
+        *[seen(s, (1, 30 + s, 50 + s), (2, 500 + s, 60)) for s in range(20)],
+        *[seen(s, (2, 500 + s, 60), (3, s - 20, 40)) for s in range(20, 60)],
+    )
+    [gone] = document["left"]
+    assert (number(gone), gone["after"], gone["judgement"]) == (1, 20.0, "warming up")
+    assert (gone["watched"], gone["grown"], gone["left"]) == (19.0, 19 * MB, 1e9 + 20)
+    assert document["came"] == [f"{NOBODY + 3}:3"]
+    shown = wording.text(document)
+    assert "watched for 1m; 1 left and 1 came meanwhile" in shown
+    assert (
+        f"  worker {NOBODY + 1} left after 20s, 49s old, with 69.0MB (+19.0MB in the 19s it was "
+        "seen): still warming up, too young to judge\n" in shown
+    )
+    assert "=> not enough to tell of those that left: they were seen for too short a time" in shown
+
+
+def test_a_worker_that_leaks_and_leaves_is_found() -> None:
+    """Its verdict stands, though it is gone; and a healthy one was healthy."""
+    document = looked(
+        *[seen(s, (1, 300 + s, 50 + s), (2, 500 + s, 60), (4, 600 + s, 60)) for s in range(50)],
+        *[seen(s, (2, 500 + s, 60), (3, s - 50, 40)) for s in range(50, 60)],
+    )
+    assert {number(each): each["judgement"] for each in document["left"]} == {
+        1: "leak",
+        4: "healthy",
+    }
+    assert any(
+        text.startswith(f"worker {NOBODY + 1}, gone after 50s: leak,") for text in document["found"]
+    )
+    shown = wording.text(document)
+    assert "=> 0 of 2 workers leak, and 1 of 2 that left did, " in shown
+    assert "not enough to tell of" not in shown
+
+
+def test_one_look_that_missed_a_worker_makes_it_no_leaver() -> None:
+    """It is there again."""
+    both = [seen(s, (1, 300 + s, 50), (2, 500 + s, 60)) for s in range(9)]
+    both[4] = seen(4, (2, 504, 60))
+    both[6] = seen(6)
+    document = looked(*both)
+    assert document["left"] == document["came"] == []
+    assert document["ended"] is None
+    assert looked(*both[:7])["ended"] == 6.0
+
+
+def test_workers_that_never_live_long_enough_are_no_reason_to_watch_longer() -> None:
+    """No --for is long enough; max_requests is what helps."""
+    document = looked(
+        *[seen(s, (1, 10 + s, 50), (2, 10 + s, 60)) for s in range(20)],
+        *[seen(s, (3, s - 20, 50), (4, s - 20, 60)) for s in range(20, 60)],
+    )
+    first = document["surer"][0]
+    assert first.startswith("workers leave at an age of 29s, before their warm-up of 2m is over")
+    assert "raise max_requests" in first
+    assert not any("--for" in text for text in document["surer"])
+
+
+def test_of_many_that_left_the_last_ones_are_named() -> None:
+    """And how many more there were."""
+    document = looked(*[seen(s, (s // 3, s % 3, 50), (99, 500 + s, 50)) for s in range(60)])
+    assert len(document["left"]) == 19
+    shown = wording.text(document)
+    assert shown.count(" left after ") == wording.NAMED
+    assert f"worker {NOBODY + 18} left after 57s" in shown and "and 15 more that left" in shown
+
+
+def test_a_program_that_ends_meanwhile_is_said_at_once(
+    ran: Any, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen until then is the answer; nobody waits for the rest of the hour."""
+
+    def sleep(seconds: float) -> None:
+        os.kill(sleeper, 9)
+        os.waitpid(sleeper, 0)
+        monkeypatch.setattr(audit.time, "sleep", lambda seconds: pytest.fail("watched on"))
+
+    monkeypatch.setattr(audit.time, "sleep", sleep)
+    done = ran("audit", sleeper, "--for", "1h")
+    assert done.status == 0
+    assert "after the watch began (it ended, was restarted, or does not boot): this is" in done.out
+    assert f"surer: once it runs again: memwatch audit {sleeper} --for 1m" in done.out
+
+
+def test_of_whom_it_is_too_early_is_counted() -> None:
+    """The others were judged."""
+    old = [seen(s, (1, 500 + s, 60), (2, 30 + s, 60)) for s in range(60)]
+    assert "=> not enough to tell of 1 of 2 workers: still warming up" in wording.text(looked(*old))
+    late = [seen(s, (1, 500 + s, 60), (2, 70 + s, 60)) for s in range(60)]
+    assert "=> not enough to tell of 1 of 2 workers in 1m" in wording.text(looked(*late))
+    young = [seen(s, (1, 30 + s, 60), (2, 30 + s, 60)) for s in range(60)]
+    assert "=> not enough to tell: still warming up" in wording.text(looked(*young))
+
+
+# -- what to do next, and a terminal
+
+
+@pytest.mark.parametrize("seconds", [10, 60, 70, 90, 119, 120, 130, 180, 3600, 5400, 7200])
+def test_the_time_to_watch_is_one_that_for_takes(seconds: float) -> None:
+    """In one word, or the command cannot be copied."""
+    assert units.parse_time(appraisal._time(seconds)) == seconds
+    assert " " not in appraisal._time(seconds)
+
+
+def test_too_short_a_watch_says_how_long_in_a_command_to_copy(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the file and the program, as they were given; by pid where there is no name."""
+    conf = tmp_path / "the supervisord.conf"
+    conf.write_text("[supervisord]\n")
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"my web": sleeper})
+    done = ran("audit", "my web", "--for", "0", "-c", conf)
+    again = f"memwatch audit -c '{conf}' 'my web' --for 3m"
+    assert done.status == 0
+    assert done.out.rstrip().endswith(f"is still warming up: {again}")
+    done = ran("audit", sleeper, "--for", "0")
+    assert done.out.rstrip().endswith(f": memwatch audit {sleeper} --for 3m")
+    kept = tmp_path / "a file"
+    ran("audit", "my web", "--for", "0", "--save", kept)
+    done = ran("audit", "my web", "--for", "0", "--since", kept)
+    again = f"memwatch audit 'my web' --for 0 --since '{kept}'"
+    assert done.out.rstrip().endswith(f"surer: do the run, then: {again}")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 132, 200])
+def test_on_a_terminal_no_line_is_cut_in_a_word(width: int) -> None:
+    """The table does without columns, sentences are folded, a command to copy stays whole."""
+    watch = watched({11: leak, 12: flat, 13: lambda s: 130.0})
+    document = appraisal.document(watch._replace(command="memwatch audit -c " + "x" * 90))
+    whole, shown = wording.text(document), wording.text(document, width=width)
+    lines = shown.splitlines()
+    long = [line for line in lines if len(line) > width]
+    assert [line for line in long if not line.startswith("    memwatch audit -c x")] == []
+    again = f"memwatch audit -c {'x' * 90} --for 2m"
+    assert f"    {again}" in lines or (width == 200 and lines[-2].endswith(again))
+    for needed in ("VERDICT", "leak: very likely", "GROWTH", "ANON"):
+        assert needed in lines[1] + lines[2]
+    assert shown.split() == whole.split() or width < 200
+    assert max(map(len, whole.splitlines())) > 132
+
+
+def test_a_comparison_fits_a_terminal_too() -> None:
+    """Without bars, folded."""
+    watch = watched({11: flat, 12: flat}, 0, cpu11=lambda s: 9.0)
+    document = appraisal.document(watch._replace(before=kept_before(20, 60)))
+    shown = wording.text(document, "file", width=80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "grew  +40.0MB anonymous memory" in shown
+
+
+def test_a_ceiling_that_nobody_set_is_explained() -> None:
+    """Where leaks are measured against it; not where a limit is set, or nothing leaks."""
+
+    def text(curve: Any, **options: Any) -> str:
+        watch = watched({11: curve, 12: flat}, options=Options(confirm=4.0, **options))
+        known = [s._replace(available=4096 * MB) for s in watch.snapshots]
+        watch = watch._replace(snapshots=known, available="4.00GB of RAM")
+        return wording.text(appraisal.document(watch))
+
+    why = "because no limit is set: what a worker, of 2, may have of total_limit, "
+    assert f"  1.80GB {why}90% (the default) of 4.00GB of RAM\n" in text(leak)
+    assert f"  1.60GB {why}80% of 4.00GB of RAM\n" in text(leak, total_limit=Ceiling(share=0.8))
+    assert f"  500.0MB {why}1000.0MB\n" in text(leak, total_limit=Ceiling(bytes=1000 * MB))
+    for shown in (
+        text(flat),
+        text(leak, limit=Ceiling(bytes=900 * MB)),
+        text(leak, total_limit=None),
+    ):
+        assert "no limit is set" not in shown
+
+
+def test_what_is_available_is_ram_or_a_control_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tightest of both."""
+    machine = audit.host.Machine(4096 * MB, 2048 * MB, False)
+    monkeypatch.setattr(audit.host, "machine", lambda: machine)
+    last = seen(0)
+    assert audit._available(last._replace(available=4096 * MB)) == "4.00GB of RAM"
+    assert audit._available(last._replace(available=512 * MB)) == (
+        "the 512.0MB that its control group may hold"
+    )
 
 
 # -- open files
@@ -498,15 +892,26 @@ def test_what_could_not_be_compared_is_said_beside_what_could() -> None:
     def text(*found: str) -> str:
         each = dict.fromkeys(runs.Change._fields, None)
         changes = [
-            {**each, "pid": n, "found": word, "why": "", "after": 1, "before": 1, "confidence": 0}
+            {
+                **each,
+                "pid": n,
+                "found": word,
+                "why": "",
+                "after": 1,
+                "before": 1,
+                "confidence": 0,
+                "beyond": 0,
+                "hidden": 1,
+            }
             for n, word in enumerate(found, 1)
         ]
         document = appraisal.document(watched({1: flat}, 0))
-        return appraisal.text({**document, "changes": changes, "gone": ["9"]}, "before")
+        return wording.text({**document, "changes": changes, "gone": ["9"]}, "before")
 
     some = text("same", "new", "new")
-    assert "the workers that were there before hold about what they held then" in some
-    assert "not compared, as they are new: workers 2, 3 (gone since: 9)" in some
+    assert "no worker holds more than it held then; how much work they did is not known" in some
+    assert "not compared, as they are new since the save: workers 2, 3" in some
+    assert "gone since the save, and not compared: worker 9 (max_requests, a recycle," in some
     assert "not in before: nothing to compare" in text()
 
 
@@ -562,6 +967,10 @@ def test_a_program_that_is_not_running_is_status_2_with_those_that_are(
         '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [{"namespec": "web"}]}',
         '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [{"namespec": "web", '
         '"workers": [{"id": "1:10", "cpu": "much"}], "low_anon": {}, "changes": []}]}',
+        '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [{"namespec": "web", "saved": 1, '
+        '"workers": [], "master": {"id": "none"}, "low_anon": {}, "changes": []}]}',
+        '{"memwatch": "audit", "v": 1, "boot": "x", "programs": [{"namespec": "web", "workers": '
+        '[{"id": "1:10", "cpu": 1, "age": "old"}], "low_anon": {"1:10": 1}, "changes": []}]}',
         b"\xff\xfe\x00",
     ],
 )

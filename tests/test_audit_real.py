@@ -18,10 +18,11 @@ pytestmark = pytest.mark.slow
 SHORT = "[memwatch]\nwarmup = 2s\n"
 
 
-def audited(ports: dict[str, int], options: str = "") -> str:
-    """Sections of programs that serve apps/audited.py, two workers each."""
+def audited(ports: dict[str, int], options: str = "", **more: str) -> str:
+    """Sections of programs that serve apps/audited.py, two workers each. `more`: options of one."""
     commands = {
-        name: gunicorn("audited:app", port, options=options) for name, port in ports.items()
+        name: gunicorn("audited:app", port, options=options + more.get(name, ""))
+        for name, port in ports.items()
     }
     return SHORT + "".join(program(name, command) for name, command in commands.items())
 
@@ -36,15 +37,18 @@ def judged(document: dict[str, Any]) -> set[str]:
 
 
 def test_a_leak_files_and_threads_are_named_while_requests_flow(tmp_path: Path) -> None:
-    """And a healthy one is healthy, and an idle one idle; a recording shows replay the same."""
-    names = ("leak", "healthy", "file", "thread", "idle")
+    """And a healthy one is healthy, an idle one idle, who leaves is named; a recording shows
+    replay the same."""
+    names = ("leak", "healthy", "file", "thread", "idle", "leaving")
     ports = {name: free_port() for name in names}
     recording = tmp_path / "leak.jsonl"
-    with Supervisor(tmp_path, audited(ports)) as sup, contextlib.ExitStack() as loads:
+    sections = audited(ports, leaving="--max-requests 30")
+    with Supervisor(tmp_path, sections) as sup, contextlib.ExitStack() as loads:
         for name, port in ports.items():
             wait_until(lambda port=port: answers(f"http://127.0.0.1:{port}/healthy"), 60, name)
             if name != "idle":
-                url = f"http://127.0.0.1:{port}/{name}"
+                path = "healthy" if name == "leaving" else name
+                url = f"http://127.0.0.1:{port}/{path}"
                 loads.enter_context(Load(url, concurrency=2, rate=8))
         recorded: list[Any] = []
         beside = threading.Thread(
@@ -66,6 +70,10 @@ def test_a_leak_files_and_threads_are_named_while_requests_flow(tmp_path: Path) 
     assert any(where in text for text in found["file"]["found"])
     assert not any("leak" in text for text in found["file"]["found"])
     assert any("threads keep growing" in text for text in found["thread"]["found"])
+    left = found["leaving"]["left"]
+    assert left and all(0 < worker["after"] <= 17 and worker["rss"] for worker in left), left
+    assert found["leaving"]["came"] and not any(found[name]["left"] for name in names[:-1])
+    assert found["leaving"]["ended"] is None
     assert recorded[0].returncode == 1 and "leak" in recorded[0].stdout
     assert replayed == {"leak"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,25 @@ def test_where_the_recording_ends_first_it_cannot_be_told() -> None:
     assert outcomes(result) == [("recycle", "worker 1", "cannot be told")]
     assert "it did little work" in result["actions"][0]["text"]
     assert "of 1 it cannot be told" in list(backtest.words(result))[-1]
+
+
+def test_a_recording_too_short_to_tell_a_leak_says_so() -> None:
+    """And how long it takes; not where one worker was watched long enough."""
+    young, old = [Life(leak(60), 1), Life(flat, 2)], [Life(leak(60), 1, hide=("age",))]
+    for lives, watched in ((young, "0s"), (old, r"1m \d+s")):
+        short = back_tested(lives, 2 * MINUTE, tick=5.0)
+        assert short["told"] == []
+        [*_, answer] = backtest.words(short)
+        begins = "with these options: 0 told, 0 recycles in 1m 55s; too short to tell a leak: "
+        assert answer.startswith(begins)
+        ends = f"watched for {watched} past the warm-up of 2m, it takes 5m 30s, less where growth "
+        assert re.search(ends + "is fast$", answer)
+    long = back_tested([Life(flat, 1), Life(flat, 2, born=500.0)], 10 * MINUTE, tick=5.0)
+    off = back_tested([Life(flat, 1)], 2 * MINUTE, tick=5.0, growth="off")
+    for result in (long, off):
+        assert result["too_short"] is None and "too short" not in [*backtest.words(result)][-1]
+    slow = back_tested(old, 2 * MINUTE, tick=5.0, confirm="2m", warmup="1m")["too_short"]
+    assert (slow["warmup"], slow["needed"]) == (60.0, 22 * MINUTE)
 
 
 def test_the_guards_of_the_policy_hold() -> None:

@@ -159,6 +159,44 @@ def test_status_is_0_where_nothing_is_told_and_1_where_something_is(
     assert "held: mode = observe" in done.out
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
+def test_status_is_as_wide_as_the_terminal_and_loses_nothing(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Whole words, wrapped; a verdict stands below its worker where it does not fit beside it."""
+    options = "limit = 100MB\nwarmup = 10s\nconfirm = 10s\n"
+    rig = Rig(tmp_path, options, World(leaking=1, leak=0.5)).run(ticks(120))
+    monkeypatch.setenv("COLUMNS", "100000")
+    whole = ran("status", "-c", rig.conf).out
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = ran("status", "-c", rig.conf).out.splitlines()
+    assert max(map(len, lines)) <= columns
+    words = " ".join(lines).split()
+    sizes = re.compile(r"[\d.]+[KMGT]B?|0B|VERDICT")  # in the table they may be shorter
+    assert {w for w in whole.split() if not sizes.fullmatch(w)} - {*words} == set()
+    assert "  limit: RSS" in "\n".join(lines)
+    assert all(line.startswith(("  ", "web: ", "listener ")) for line in lines if line)
+
+
+def test_where_it_is_piped_status_is_80_columns_wide(tmp_path: Path) -> None:
+    """And a name that is longer stays whole."""
+    name = "a-name-that-is-" + "long-" * 20
+    rig = Rig(tmp_path, "", World(name)).run(ticks(3))
+    environ = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisor_memwatch", "status", "-c", str(rig.conf)],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert f"{name}:" in lines
+    assert all(len(line) <= 80 for line in lines if name not in line)
+
+
 def told(rig: Rig, **more: object) -> None:
     """Change what the listener has written of itself; None: had not written it."""
     with closing(sqlite3.connect(rig.journal)) as db, db:
@@ -181,6 +219,10 @@ def test_a_silent_listener_is_status_2(
     assert "last tick 1h ago" in done.out
     assert "web: RUNNING" in done.out
     assert "the listener is silent" in done.err
+    again = ran("status", "--json", "-c", rig.conf)
+    assert again.status == 2
+    last = again.document["listener"]["last_tick"]
+    assert abs(again.document["time"] - 3600 - last) < 60
 
 
 def test_a_listener_that_is_gone_is_said_at_once(ran: Any, tmp_path: Path) -> None:
@@ -239,11 +281,32 @@ def test_a_listener_of_before_that_told_less_is_judged_by_its_own_clock(
         assert ran("status", "-c", rig.conf).status == status
 
 
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_ages_and_pauses_hold_where_the_clock_was_set(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """The listener's own clock goes on, and all that it wrote is by that."""
+    rig = Rig(tmp_path, "mode = act\n", World())
+    rig.clock.step = 0.1
+    rig.clock.now -= step
+    monkeypatch.setattr(rig.clock, "stepped", lambda: step)
+    asked = messages.write("00000000-0000-4000-8000-000000000000", time.time(), "pause", "", 2400)
+    rig.run(ticks(2) + event("REMOTE_COMMUNICATION", f"type:memwatch\n{asked}", 3) + tick(4))
+    for command in (["status"], ["explain"], ["top", "--once"]):
+        done = ran(*command, "-c", rig.conf)
+        assert (done.status, done.err) == (0, ""), command
+        assert re.search(r"paused for (another )?(40m|39m)", done.out), command
+    assert re.search(r"asked \ds ago: pause by", ran("explain", "-c", rig.conf).out)
+    document = ran("status", "--json", "-c", rig.conf).document
+    assert abs(document["time"] + step - time.time()) < 60
+    assert abs(document["time"] - document["listener"]["last_tick"]) < 60
+
+
 @pytest.mark.parametrize("step", [-7200, 7200])
 def test_a_clock_that_was_set_makes_no_listener_silent(
     ran: Any, tmp_path: Path, step: float
 ) -> None:
-    """Its own clock went on as before; `last_tick` is by the machine's, as `time` is."""
+    """Its own clock went on as before; `last_tick` is by that, as `time` is."""
     rig = Rig(tmp_path, "", World()).run(ticks(3))
     told(rig, seen_at=time.time(), last_tick=time.time() - step)
     done = ran("status", "-c", rig.conf)

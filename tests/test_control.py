@@ -381,6 +381,48 @@ def test_no_socket_no_server_no_permission_no_address_are_rpc_errors(tmp_path: P
         short.unlink()
 
 
+@pytest.mark.parametrize(
+    ("answer", "unanswered"),
+    [
+        (b"", True),  # the connection breaks
+        (b"HTTP/1.0 200 OK\r\n", True),
+        (http(b"<nonsense/>"), True),
+        (http(b"", "500 Internal Server Error"), True),
+        (http(b"", "401 Unauthorized"), False),
+        (http(xml(xmlrpc.client.Fault(6, "SHUTDOWN_STATE"))), False),
+    ],
+)
+def test_an_error_knows_whether_the_call_had_gone_out(
+    answer: bytes, unanswered: bool, peer: Any
+) -> None:
+    """And was left without an answer: then it may have been carried out."""
+    with control.Supervisor(peer(answering(answer)).url, timeout=20) as rpc:
+        with pytest.raises(RpcError) as caught:
+            rpc.send_event("memwatch", "x")
+        assert caught.value.unanswered is unanswered
+
+
+def test_what_could_not_be_sent_is_not_unanswered(peer: Any) -> None:
+    """Nobody there; nobody who reads it to its end, also after a call that was answered."""
+    with control.Supervisor("unix:///nowhere/s.sock") as rpc, pytest.raises(RpcError) as caught:
+        rpc.programs()
+    assert caught.value.unanswered is False
+    left = threading.Event()
+
+    def behave(peer: Peer, connection: socket.socket) -> None:
+        if not left.is_set() and len(peer.requests) == 0:
+            peer.read(connection)
+            connection.sendall(http(VALUE, "200 OK", "Connection: Keep-Alive"))
+        left.wait(20)
+
+    with control.Supervisor(peer(behave).url, timeout=0.3) as rpc:
+        assert rpc.identification() == "ok"
+        with pytest.raises(RpcError) as caught:
+            rpc.send_event("memwatch", "x" * 5_000_000)
+    left.set()
+    assert caught.value.unanswered is False
+
+
 def test_a_fault_keeps_its_code_and_text(peer: Any) -> None:
     fault = xmlrpc.client.Fault(70, "NOT_RUNNING: web\x1b[31m")
     text = xml(fault)

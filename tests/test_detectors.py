@@ -725,6 +725,27 @@ def test_trend_and_hours_to_limit_are_of_the_leak() -> None:
     assert points[0][0] >= 1e9 and [at for at, _ in points] == sorted({at for at, _ in points})
 
 
+@pytest.mark.parametrize(("calm", "per_second"), [(20.0, 2.0), (400.0, 2.0), (900.0, 0.2)])
+def test_the_trend_of_a_told_leak_is_of_its_growth_however_short(
+    calm: float, per_second: float
+) -> None:
+    """What was flat before does not hide it; where few buckets have closed, its samples show it."""
+    options, past = Options(limit=Ceiling(bytes=400 * MB), warmup=0.0), detectors.Past()
+    told, at = False, 0.0
+    while not told:
+        assert at < calm + 900.0
+        held = int((60 + max(at - calm, 0.0) * per_second) * MB)
+        seen = snapshot(worker(rss=held + 9 * MB, anon=held, swap=0))._replace(at=at)
+        detectors.remember(options, past, seen)
+        verdicts = detectors.examine(options, seen, past)
+        told = any(v.told and v.kind == "leak" for v in verdicts.get(WorkerId(1, 1), ()))
+        at += 5.0
+    trend = detectors.trend(past, WorkerId(1, 1))
+    assert trend is not None and 0 < trend.low <= trend.bytes_per_hour <= trend.high
+    assert trend.bytes_per_hour == pytest.approx(per_second * HOUR * MB, rel=0.3)
+    assert detectors.hours_to_limit(options, seen, seen.workers[0], trend) is not None
+
+
 def test_a_verdict_is_explained_in_words_with_numbers() -> None:
     options, past = Options(limit=Ceiling(bytes=600 * MB)), detectors.Past()
     for seen in snapshots(1, 15 * MINUTE):

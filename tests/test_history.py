@@ -213,8 +213,39 @@ def test_nothing_done_is_an_answer(ran: Any, tmp_path: Path) -> None:
     assert ran("history", "--since", "1h", "-c", rig.conf).out.startswith("nothing was done since")
 
 
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("18:10", "2026-11-23 18:10:00"),
+        (" 9:05 ", "2026-11-23 09:05:00"),
+        ("20:00:00", "2026-11-23 20:00:00"),
+        ("20:00:01", "2026-11-22 20:00:01"),
+        ("23:59", "2026-11-22 23:59:00"),
+        ("2026-11-23 18:10", "2026-11-23 18:10:00"),
+        ("2026-11-23T18:10", "2026-11-23 18:10:00"),
+        ("2026-11-23", "2026-11-23 00:00:00"),
+        ("1h 30m", "2026-11-23 18:30:00"),
+    ],
+)
+def test_a_moment_is_a_time_ago_a_time_of_the_clock_or_a_date(text: str, moment: str) -> None:
+    """The time of the clock is the last one: yesterday's where today's is still to come."""
+    now = datetime(2026, 11, 23, 20, 0, 0).timestamp()
+    assert history.stamp(history.since(text, now)) == moment
+
+
+def test_the_commands_know_the_time_of_the_clock(ran: Any, tmp_path: Path) -> None:
+    """All that read --since and --until by one parser."""
+    rig = Rig(tmp_path, "", World()).run(ticks(2))
+    hour = datetime.fromtimestamp(time.time() - 3600).strftime("%H:%M")
+    for command in (["history"], ["explain"], ["report", "-o", str(tmp_path / "page.html")]):
+        done = ran(*command, "--since", hour, "-c", rig.conf)
+        assert "valid:" not in done.err, command
+    wrong = ran("report", "-o", "-", "--since", "2h", "--until", "25:00", "-c", rig.conf)
+    assert wrong.status == 2 and "18:10 (the last one)" in wrong.err
+
+
 @pytest.mark.parametrize("command", ["history", "explain"])
-@pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "-", ""])
+@pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "-", "", "24:00", "18:1x", ":"])
 def test_a_time_that_is_none_is_status_2(
     ran: Any, tmp_path: Path, command: str, since: str
 ) -> None:
@@ -222,7 +253,8 @@ def test_a_time_that_is_none_is_status_2(
     rig = Rig(tmp_path, "", World()).run(ticks(2))
     done = ran(command, "--since", since, "-c", rig.conf)
     assert (done.status, done.out) == (2, "")
-    assert "valid: a time such as 2h or 7d, or a date such as 2026-01-31" in done.err
+    valid = "valid: a time such as 2h or 7d (ago), 18:10 (the last one), or a date such as 2026-"
+    assert valid in done.err
     assert ran("history", "-n", "0", "-c", rig.conf).status == 2
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from supervisor_memwatch import journal, report
 from supervisor_memwatch.journal import Journal, JournalError, NoJournal, Reader
-from supervisor_memwatch.model import Entry, News
+from supervisor_memwatch.model import Entry, News, WorkerId
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -485,9 +485,10 @@ def test_news_waits_until_it_is_sent(opened: Journal) -> None:
 def test_news_comes_back_as_the_value_it_was() -> None:
     """Those of a listener before there was advice, too."""
     item = News("suspected", 5.0, "web", "leak", series=((1.0, 2.0),), advice=("a", "b"))
+    item = item._replace(also=WorkerId(11, 12))
     row = json.loads(json.dumps(item))
     assert report.news(row) == item
-    assert report.news(row[:-1]) == item._replace(advice=())
+    assert report.news(row[:-2]) == item._replace(advice=(), also=None)
 
 
 def test_closing_twice_is_closing(path: Path) -> None:

@@ -127,6 +127,12 @@ def test_the_laws_hold_in_random_histories(
     for intent in begun:
         within = [other for other in begun if intent.at - 3600 < other.at <= intent.at]
         assert len(within) <= options.budget.count, "the budget"
+    for intent, outcome in zip(begun, ended, strict=False):
+        taken = any(
+            intent.at <= at <= outcome.at and command.signal == "TTOU"
+            for at, command in host.commands
+        )
+        assert taken or outcome.data["also_pid"] is None, "nobody is named whom we did not take"
     asked = [command.target for _, command in host.commands if command.signal == "TERM"]
     assert len(asked) == len(set(asked)), "a worker is asked to leave once"
     stops = sum(command.do == "stop" for _, command in host.commands)

@@ -21,7 +21,7 @@ from rig import CONF, PaperClock, Rig, event, tick, ticks
 from servers import ROOT, Answer, Receiver, wait_until
 from worlds import World
 
-from supervisor_memwatch import report, status
+from supervisor_memwatch import overview, status
 from supervisor_memwatch.config import load
 from supervisor_memwatch.journal import Journal, JournalError
 from supervisor_memwatch.model import Command, Proof
@@ -315,7 +315,7 @@ def _message(command: str, target: str = "", serial: int = 0, **more: Any) -> by
         ({"command": "pause", "target": "web"}, "accepted", "pause web for 1h"),
         ({"command": "pause", "target": "web", "for": 90}, "accepted", "pause web for 1m 30s"),
         ({"command": "pause"}, "accepted", "pause web for 1h"),
-        ({"command": "resume", "target": "web:web"}, "accepted", "resume web"),
+        ({"command": "resume", "target": "web:web"}, "accepted", "web was not paused"),
         ({"command": "pause", "target": "shop"}, "refused", "no watched program"),
         ({"command": "recycle", "target": "web"}, "refused", "name the worker by its pid"),
         ({"command": "recycle", "target": "1"}, "refused", "no watched program or worker '1'"),
@@ -334,6 +334,34 @@ def test_a_request_is_answered_in_the_journal(
     assert said == answer
     assert reason in why
     assert rig.supervisor.calls == []
+
+
+def test_resume_says_whose_pause_it_has_ended(tmp_path: Path) -> None:
+    """And who was not paused, or not any more; each time it is done."""
+    rig = Rig(tmp_path, "", World(), World("shop"), World("job"))
+    rig.clock.step = 20.0
+    asked = (("pause", "web"), ("pause", "job"), ("resume", ""), ("resume", ""), ("resume", "web"))
+    data = b"".join(_message(*each) for each in asked)
+    rig.run(ticks(2) + _message("pause", "shop", **{"for": 1}) + data)
+    assert rig.rows("SELECT answer, reason FROM answers ORDER BY rowid")[-3:] == [
+        ("accepted", "resume web, job; shop was not paused"),
+        ("accepted", "web, shop, job were not paused"),
+        ("accepted", "web was not paused"),
+    ]
+
+
+@pytest.mark.parametrize("target", ["", "web"])
+def test_where_nothing_is_watched_a_request_is_told_so(tmp_path: Path, target: str) -> None:
+    """And what to do about it; where Supervisor does not answer, that is the reason."""
+    chosen = Rig(tmp_path / "a", "programs = none\n", World())
+    chosen.run(ticks(2) + _message("pause", target))
+    deaf = Rig(tmp_path / "b", "", World())
+    deaf.supervisor.trouble = "nobody there"
+    deaf.run(ticks(2) + _message("pause", target))
+    [(answer, reason)] = chosen.rows("SELECT answer, reason FROM answers")
+    assert answer == "refused" and reason.startswith("no program is watched: `memwatch check` li")
+    [(answer, reason)] = deaf.rows("SELECT answer, reason FROM answers")
+    assert answer == "refused" and "Supervisor's RPC has not answered" in reason
 
 
 def test_a_program_named_like_a_number_can_be_asked_for(tmp_path: Path) -> None:
@@ -742,7 +770,7 @@ def test_a_deploy_and_the_leak_it_brought_are_seen_and_said(tmp_path: Path) -> N
     assert any("leak 360.0MB/h each" in text for text in advised)
     assert any("since the deploy" in text for text in advised)
     found = status.read(load(str(rig.conf), {}))
-    shown = report.status_text(found.document, found.advice)
+    shown = overview.text(found.document, 80, found.advice)
     assert "\n  advice: all workers (" in shown
     assert "advice" not in json.dumps(found.document)
 

@@ -34,7 +34,8 @@ def manner(worker: int, now: Situation, **more: object) -> Decision:
 def test_the_oldest_worker_is_surged() -> None:
     """An exact swap by SIGTTIN and SIGTTOU."""
     decision = manner(0, situation())
-    assert decision.way == "surge" and "oldest" in decision.reason
+    assert decision.way == "surge" and "takes exactly it" in decision.reason
+    assert decision.also is None
 
 
 def test_another_one_is_recycled_the_plain_way() -> None:
@@ -46,7 +47,8 @@ def test_another_one_is_recycled_the_plain_way() -> None:
 def test_where_half_of_the_workers_would_be_left_another_one_is_surged_too() -> None:
     """The plan says whom it costs."""
     decision = manner(1, situation(2))
-    assert decision.way == "surge" and "also replaces the oldest" in decision.reason
+    assert decision.way == "surge" and "takes the oldest worker 1001 as well" in decision.reason
+    assert decision.also == WorkerId(1001, 10010)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_a_news_is_a_cloudevents_envelope(quick: Notifier) -> None:
         "action": "recycle",
         "outcome": "done",
         "freed_bytes": 380,
+        "also_pid": None,
         "series": [[1.0, 10.0], [2.0, 20.0]],
         "evidence": None,
         "host": "myhost",

@@ -10,7 +10,7 @@ import pytest
 from worlds import World
 
 from supervisor_memwatch import procedures
-from supervisor_memwatch.model import Command, Decision, Outcome, WorkerId
+from supervisor_memwatch.model import Command, Decision, Held, Outcome, WorkerId, oldest
 from supervisor_memwatch.procedures import Procedure, Terms
 from supervisor_memwatch.quiet import Quiet
 from supervisor_memwatch.units import MB
@@ -24,7 +24,10 @@ class Play:
         snapshot = world.snapshot(world.now)
         self.target: WorkerId = snapshot.workers[target].id
         self.others = {worker.id for worker in snapshot.workers} - {self.target}
-        decision = Decision("recycle", "web", self.target, None, way=way, patience=patience)
+        also = oldest(snapshot) if way == "surge" and target else None
+        decision = Decision(
+            "recycle", "web", self.target, None, way=way, patience=patience, also=also
+        )
         step = procedures.first_commands(procedures.begin(decision, snapshot, 60 * MB, "RSS"))
         self.procedure: Procedure = step.procedure
         self.outcome: Outcome | None = None
@@ -41,8 +44,13 @@ class Play:
 
     def look(self, quiet: Quiet | None = None, **terms: object) -> None:
         snapshot = self.world.snapshot(self.world.now + 1)
-        new = procedures.newcomer(self.procedure, snapshot)
-        size = next((w.rss for w in snapshot.workers if w.id == new), None)
+        sizes = {worker.id: worker.rss for worker in snapshot.workers}
+        new = procedures.newcomers(self.procedure, snapshot)
+        size = sizes[new[0]] if new else None
+        if self.procedure.step not in ("removing", "settling"):
+            terms.setdefault("also", sizes.get(oldest(snapshot)) if sizes else None)
+        elif len(new) > 1:
+            terms.setdefault("also", sizes[new[1]])
         # What is read back from the journal has to go on just the same.
         kept = json.loads(json.dumps(procedures.to_json(self.procedure)))
         assert procedures.from_json(kept) == self.procedure
@@ -104,6 +112,120 @@ def test_another_worker_costs_the_oldest_too() -> None:
     assert play.target not in play.ids and len(play.others & play.ids) == 1
     assert play.world.number == len(play.ids) == 3
     assert play.fewest == 3
+
+
+def second(size: int) -> Play:
+    """The youngest of two is to leave; the oldest holds so many MB."""
+    world = World(count=2)
+    world.procs[0].base = float(size)
+    return Play(world, target=1)
+
+
+def test_of_two_that_leave_both_are_named_and_counted() -> None:
+    """Who by whom, and what both held less what both newcomers hold."""
+    play = second(350)
+    target, other = play.target, play.world.procs[0].id
+    play.to_the_end()
+    first, last = (proc.id for proc in play.world.procs)
+    assert play.outcome is not None
+    assert play.outcome.text == (
+        f"worker {target.pid} replaced by {last.pid}, the oldest worker {other.pid} by {first.pid}"
+        " (surge); together RSS 420.0MB -> 120.0MB, 300.0MB back"
+    )
+    assert play.outcome.freed == 300 * MB
+    assert play.procedure.also == other
+
+
+def test_the_step_says_whom_sigttou_takes() -> None:
+    """By its pid."""
+    play = second(50).until("removing")
+    said = procedures.words(play.procedure)
+    assert said == "recycle: removing: the oldest worker 1001 asked to leave as well (SIGTTOU)"
+
+
+def test_the_oldest_that_is_asked_is_the_one_that_is_there_then() -> None:
+    """The planned one left by itself meanwhile; who then is the oldest is named."""
+    world = World(count=3)
+    play = Play(world, target=2)
+    world.procs[0].leaves_at = 0.5
+    play.to_the_end()
+    assert play.outcome is not None and play.outcome.result == "done"
+    assert play.procedure.also is not None and play.procedure.also.pid == 1002
+    assert "the oldest worker 1002 by " in play.outcome.text
+    assert "1001" not in play.outcome.text
+
+
+def test_a_target_that_has_become_the_oldest_leaves_alone() -> None:
+    """The planned one left by itself meanwhile: SIGTTOU takes exactly the target."""
+    play = Play(World(count=2), target=1)
+    play.world.procs[0].leaves_at = 0.5
+    play.to_the_end()
+    assert play.sent == ["TTIN", "TTOU"]
+    assert play.outcome is not None and play.outcome.result == "done"
+    assert play.procedure.also is None and "1001" not in play.outcome.text
+
+
+def test_one_that_does_not_leave_in_its_grace_is_not_said_to_have_left() -> None:
+    """It was asked; only what has come back is counted."""
+    world = World(count=2)
+    world.procs[0].drain, world.procs[0].base = 1000.0, 350.0
+    play = Play(world, target=1).to_the_end()
+    assert play.outcome is not None and play.outcome.result == "done"
+    assert "the oldest worker 1001 was asked to leave as well, and is still there" in (
+        play.outcome.text
+    )
+    assert play.outcome.freed == 0 and "of worker 1002 alone RSS 60" in play.outcome.text
+
+
+def test_what_the_second_held_is_never_guessed() -> None:
+    """Where it could not be measured, what came back is the target's alone."""
+    play = second(350)
+    for _ in range(300):
+        if play.outcome is None:
+            play.look(also=None)
+    assert play.outcome is not None and play.outcome.freed == 0
+    assert "the oldest worker 1001 by " in play.outcome.text
+    assert "of worker 1002 alone RSS 60.0MB -> 60.0MB" in play.outcome.text
+
+
+def test_a_sigttou_that_took_nobody_names_nobody() -> None:
+    """Another worker had just left when it came: that one was not replaced."""
+    play = Play(World(count=3), target=1).until("replacing")
+    sent = len(play.sent)
+    while len(play.sent) == sent:
+        snapshot = play.world.snapshot(play.world.now + 1)
+        step = procedures.step(play.procedure, snapshot, Terms(size=60 * MB, also=60 * MB))
+        play.procedure = step.procedure
+        if step.commands:
+            play.world.procs.remove(play.world.procs[1])
+            play.obey(step.commands)
+    play.to_the_end()
+    assert play.outcome is not None and play.outcome.result == "done"
+    assert play.procedure.also is None and "oldest" not in play.outcome.text
+    assert 1001 in {id.pid for id in play.ids} and play.world.number == 3
+
+
+def test_whom_the_number_is_put_right_with_is_named() -> None:
+    """The target was not asked in the end, and the extra worker still costs the oldest."""
+    play = Play(World(count=3), target=1).until("adding")
+    hindered = Held("paused", "paused for another 1h")
+    for _ in range(300):
+        if play.outcome is None:
+            play.look(hindered=hindered)
+    assert play.outcome is not None and play.outcome.result == "overtaken"
+    assert play.outcome.text == (
+        "worker 1002 was not asked to leave: paused for another 1h; SIGTTOU took worker 1001"
+    )
+    assert play.procedure.also is not None and play.procedure.also.pid == 1001
+
+
+def test_a_plan_that_comes_to_nothing_names_nobody() -> None:
+    """Somebody else reloaded the master: SIGTTOU was never sent."""
+    play = Play(World(count=3), target=1).until("leaving")
+    play.world.others("HUP")
+    play.to_the_end()
+    assert play.outcome is not None and "TTOU" not in play.sent
+    assert play.procedure.also is None
 
 
 def test_a_single_worker_is_replaced_without_a_gap() -> None:

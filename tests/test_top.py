@@ -136,14 +136,16 @@ def evening() -> Data:
     for minute in range(60):
         at = NOW - 3600 + 60 * minute
         grown = [4711, 7, 0, (62 + 2.9 * minute) * MB, 0, 0, 0, 0]
-        flat = [[pid, 7, 0, 62 * MB, 0, 0, 0, 0] for pid in (4700, 4712, 4713)]
+        flat = [[pid, 7, 0, 62 * MB, 0, 0, 0, 0] for pid in (4712, 4713)]
+        flat.append([4700, 7, 0, 14 * MB, 0, 0, 0, 0])
         rows.append((at, "web", [*flat, grown]))
         if minute > 30:
             rows.append((at, "api:api_00", [[5000, 7, 0, 62 * MB, 0, 0, 0, 0]]))
         rows.append((at, "thumbnails", [[9001, 7, 0, (309 - minute % 30) * MB, 0, 0, 0, 0]]))
     advice = {"web": ["worker 4711 of 3 leaks 174.0MB/h, since 21:42 (58m): 170.0MB so far"]}
     paused = {"api:api_00": NOW + 1800}
-    return known(*programs, curves=screen.curves(rows), advice=advice, paused=paused)
+    curves = screen.curves(rows, {"programs": programs}, NOW - 40)
+    return known(*programs, curves=curves, advice=advice, paused=paused)
 
 
 def shown(state: State, data: Data) -> list[str]:
@@ -181,7 +183,7 @@ def test_at_80_by_24_all_that_matters_is_there() -> None:
     assert re.search(r" 2h +232M +20\.0M +0 +\S{6,} +\+174M +58m12s +leak! 93%$", row)
     text = "\n".join(lines)
     assert "now: recycle worker 4711, step leaving, for 4s: worker 4711: leak" in text
-    assert "412M of 2.00G  budget 5 of 6 left" in text
+    assert "412M of 2.00G  1 action in the last 1h; the budget is 6" in text
     assert "advice: worker 4711 of 3 leaks 174.0MB/h" in text
     assert "held: mode = observe" in text
     assert "paused for 30m" in text
@@ -294,11 +296,63 @@ def test_siblings_are_drawn_to_one_scale() -> None:
     assert 0 < len(curve["5000"]) < 0.6 * len(curve["4712"])
 
 
+def test_a_curve_that_rises_never_sinks() -> None:
+    """Not while its scale grows with it: its end is what is held now, at the top."""
+    for minutes in range(1, 61):
+        rows = [
+            (NOW - 60 * (minutes - minute), "web", [[7, 7, 0, (60 + 20 * minute) * MB, 0, 0, 0, 0]])
+            for minute in range(minutes)
+        ]
+        now = worker(7, anon=(60 + 20 * minutes) * MB)
+        program = made_up("web", now, worker(8, anon=60 * MB), master=None)
+        data = known(program, curves=screen.curves(rows, {"programs": [program]}, NOW), until=NOW)
+        [line] = [line for line in shown(State(columns=100), data) if " worker 7 " in line]
+        curve = "".join(re.findall(f"[{cells.LEVELS}]+", line))
+        assert curve[-1] == "█" and list(curve) == sorted(curve), minutes
+
+
+def test_one_measure_draws_all_the_curves_of_a_program() -> None:
+    """Anonymous memory; where that is not known of all of them all the time, RSS."""
+    known_all = [(NOW - 60, "web", [[1, 7, 90 * MB, 60 * MB, 0, 0, 0, 0]])]
+    not_all = [(NOW - 60, "web", [[1, 7, 90 * MB, None, 0, 0, 0, 0]])]
+    sure, unsure = worker(1, rss=95 * MB, anon=65 * MB), worker(1, rss=95 * MB, anon=None)
+    for rows, one, sizes in (
+        (known_all, sure, [60 * MB, 65 * MB]),
+        (not_all, sure, [90 * MB, 95 * MB]),
+        (known_all, unsure, [90 * MB, 95 * MB]),
+    ):
+        document = {"programs": [made_up("web", one, master=None)]}
+        drawn = screen.curves(rows, document, NOW)["web"]["1:7"]
+        assert [size for _, size in drawn] == sizes
+
+
+def test_a_told_leak_is_never_below_a_healthy_worker_by_trend() -> None:
+    """Nor without a number: however short its own curve, and whatever its interval."""
+    told = [verdict("leak", act=True)]
+    wide = {"bytes_per_hour": 40.0 * MB, "low": -1.0 * MB, "high": 90.0 * MB}
+    fast = {"bytes_per_hour": 90.0 * MB, "low": 80.0 * MB, "high": 99.0 * MB}
+    data = known(
+        made_up(
+            "web",
+            worker(1, trend=fast),
+            worker(2, verdicts=told, trend=None),
+            worker(3, verdicts=told, trend=wide, headroom=80 * MB),
+            worker(4, verdicts=[verdict("leak", told=False)], trend=fast),
+            master=None,
+        )
+    )
+    assert order("trend", data) == ["web", "web 3:7", "web 2:7", "web 1:7", "web 4:7"]
+    found = [line for line in shown(State(columns=120), data) if " worker " in line]
+    lines = {line.split()[1]: line for line in found}
+    assert re.search(r" \+40\.0M .* 2h ", lines["3"])
+    assert re.search(r"  \? .*leak! 93%", lines["2"])
+
+
 def test_without_unicode_curves_are_drawn_in_ascii() -> None:
     """As on the kernel's console, or with LANG=C."""
     text = "\n".join(shown(State(ascii=True, chosen=BAD_WORKER), evening()))
     assert text.isascii()
-    assert re.search(r"worker 4711.* _+\.?-.*[*#@]+ ", text)
+    assert re.search(r"worker 4711.* _+\.*-?.*[*#@]+ ", text)
 
 
 def test_a_silent_listener_and_a_journal_that_cannot_be_read_are_said() -> None:
@@ -315,7 +369,9 @@ def test_a_silent_listener_and_a_journal_that_cannot_be_read_are_said() -> None:
 def test_a_program_that_is_down_and_no_program_at_all() -> None:
     """There is nobody to show, and it says so."""
     down = made_up("web", state="FATAL", master=None, total=None)
-    assert any("web  FATAL  act  budget" in line for line in shown(State(), known(down)))
+    assert "\n>web  FATAL  act  1 action in the last 1h; the budget" in "\n".join(
+        shown(State(), known(down))
+    )
     assert any("no program is watched" in line for line in shown(State(), known()))
     empty = known()
     assert pressed(State(), empty, "j", "r", "p", "e", "s", "end")[1] == []

@@ -117,7 +117,7 @@ def test_a_person_looks_around(server: Server) -> None:
         choose(terminal, "calm")
         terminal.type("e")
         terminal.shows("calm: It does nothing")
-        assert "mode observe; 0 of 6 actions used in 1h" in terminal.text
+        assert "mode observe; 0 actions in the last 1h; the budget is 6" in terminal.text
         terminal.type("q")
         terminal.shows("q quit")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -114,6 +115,20 @@ def test_the_budget_is_said_once_and_holds() -> None:
     assert len(host.commands) == 2
     assert host.told().count("held") >= 1
     assert any("actions in the last 1h; the budget is 2" in text for text in host.kinds("held"))
+
+
+def test_all_that_holds_an_action_is_one_line() -> None:
+    """And one piece of news, of what does not pass by itself; each reason once an hour."""
+    world = World(count=2, leaking=2, leak=0.5, fresh_leaks=True)
+    options = replace(ACT, budget=Budget(1, 3600.0), cooldown=1800.0, warmup=10.0, confirm=10.0)
+    host = Host(world, options).run(1200)
+    held = [entry for entry in host.entries if entry.kind == "held"]
+    both = [entry.text for entry in held if "cooldown" in entry.text and "budget" in entry.text]
+    reasons = r": recycle held: 1 action in the last 1h; the budget is 1; cooldown for another \d+"
+    assert both and re.search(reasons, both[0])
+    assert len({(entry.at, entry.text.partition(" held: ")[0]) for entry in held}) == len(held)
+    [first, *_] = [item.summary for item in host.news if item.what == "held"]
+    assert "the budget is 1" in first and "cooldown" not in first
 
 
 def test_the_cooldown_separates_two_actions() -> None:
