@@ -74,7 +74,11 @@ class Trend(NamedTuple):
 
 
 def trend(past: Past, id: WorkerId) -> Trend | None:
-    """The trend of the stretch on which growth was found, else of the last finest buckets."""
+    """The trend of the stretch on which growth was found, else of the last finest buckets.
+
+    Of such a stretch it is what the verdict says of it, its growth over its time; the interval is
+    that of Sen's slope and has room for it.
+    """
     life = past.lives.get(id)
     if life is None or not life.series.levels:
         return None
@@ -96,7 +100,20 @@ def trend(past: Past, id: WorkerId) -> Trend | None:
         slopes.append(growth.sen(*zip(*life.rush, strict=True)))
     if not slopes:
         return None
-    return Trend(*(slope * HOUR for slope in min(slopes)))
+    found = Trend(*(slope * HOUR for slope in min(slopes)))
+    if stretch is None:
+        return found
+    until, last = _latest(life)
+    rate = HOUR * (last - stretch.first) / max(until - stretch.start, 1.0)
+    return Trend(rate, min(found.low, rate), max(found.high, rate))
+
+
+def _latest(life: Life) -> tuple[float, float]:
+    """Up to when its growth is known, and what it held then; the bucket since is still open."""
+    if life.rush:
+        return life.rush[-1]
+    finest = life.series.levels[0]
+    return finest.ats[-1], finest.lows[-1]
 
 
 def hours_to_limit(
@@ -460,10 +477,9 @@ class Leak:
         stretch: growth.Stretch,
     ) -> Opinion:
         first = stretch.first
-        finest = life.series.levels[0]
-        until, last = life.rush[-1] if life.rush else (finest.ats[-1], finest.lows[-1])
+        until, last = _latest(life)
         grown = last - first
-        seen = max(until - stretch.start, 1.0)  # up to then; the bucket since is still open
+        seen = max(until - stretch.start, 1.0)
         span = max(scene.past.now - stretch.start, 1.0)
         learned = scene.past.learned
         why = (

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from . import __version__, explain, status, units
@@ -44,9 +44,15 @@ def _ago(text: str, now: float) -> float:
 def _last(text: str, now: float) -> float:
     """Today's time of the clock, or yesterday's where that is still to come."""
     shape = "%H:%M:%S" if text.count(":") == 2 else "%H:%M"
-    today = datetime.fromtimestamp(now)
-    at = datetime.combine(today, datetime.strptime(text, shape).time())
-    return (at if at <= today else at - timedelta(days=1)).timestamp()
+    clock = datetime.strptime(text, shape).time()
+    days = [date.fromtimestamp(now) - timedelta(days=ago) for ago in (0, 1)]
+    # Where summer time ends, the clock shows an hour twice.
+    times = [
+        datetime.combine(day, clock.replace(fold=fold)).timestamp()
+        for day in days
+        for fold in (0, 1)
+    ]
+    return max(at for at in times if at <= now)
 
 
 def _date(text: str, now: float) -> float:

@@ -130,7 +130,9 @@ def _aged(one: One, other: One) -> float | None:
         return _quotient(one.size, other.size)
     if one.born is None or (other.born is not None and one.born < other.born):
         return _quotient(_size_at(one, other.age), other.size)
-    return _quotient(one.size, _size_at(other, one.age))
+    then = _size_at(other, one.age)
+    # Of a younger one that holds more than its elders, age is no excuse.
+    return _quotient(one.size, other.size if then is None else then)
 
 
 def _size_at(one: One, age: float) -> float | None:
@@ -155,10 +157,10 @@ def _worked(one: One, others: Sequence[One]) -> float | None:
 def _pace(one: One) -> float | None:
     """CPU seconds a second."""
     known = [(sample.at, sample.cpu) for sample in one.life.samples if sample.cpu is not None]
-    if len(known) < 2:
+    if not known:
         return None
     (begin, before), (end, after) = known[0], known[-1]
-    return (after - before) / (end - begin)
+    return (after - before) / (end - begin) if end > begin else None
 
 
 def _quotient(size: float | None, other: float | None) -> float | None:
@@ -190,9 +192,16 @@ def _sentence(rows: Sequence[Mapping[str, Any]], worst: str, bound: float, name:
     if worst == OLDER and row["aged"] is None:
         return f"Not known: {span}; {holds}, but is older{_ages(row, rows)}."
     if worst == OLDER:
-        same = f"at their age it held {row['aged']:.1f} times as much"
-        return f"For their age, yes: {span}; {holds}, but is older: {same}."
+        older = "is older: " if _is_older(row, rows) else ""
+        same = f"at {'their' if older else 'the same'} age it held {row['aged']:.1f} times as much"
+        return f"For their age, yes: {span}; {holds}, but {older}{same}."
     return f"Yes: {span}; the most, {holds}."
+
+
+def _is_older(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Than its siblings' median; None: than all that were seen to come."""
+    usual = _median(other["age"] for other in rows if other is not row)
+    return row["age"] is None or (usual is not None and row["age"] > usual)
 
 
 def _ages(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
