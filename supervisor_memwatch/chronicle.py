@@ -1,6 +1,6 @@
 """Reads a span of the journal, for a page.
 
-Owns the reading and the clock; what it means is page.py's. Never opens the journal for writing.
+Owns the reading; what it means is page.py's. Never opens the journal for writing.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def read(
 ) -> Source:
     """What the journal says of these programs (default: all) from `since` (default: a day before
     the end; not before the journal begins) to `until` (default: now). Raises JournalError."""
-    now = time.time()
     found = status.read(config)
+    now = found.document["time"]
     live = until is None or until >= now
     end = now if until is None else min(until, now)
     begin = end - DAY if since is None else since

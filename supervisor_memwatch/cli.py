@@ -546,13 +546,13 @@ def _history(arguments: argparse.Namespace) -> int:
     elif most is not None and most < 1:
         return fail(f"-n {most}: valid: a number from 1 on")
     try:
-        after = _moment(arguments.since)
-    except ValueError as error:
-        return fail(f"--since {error}")
-    try:
-        document = history.read(configuration(arguments, "history"), arguments.names, after, most)
+        config = configuration(arguments, "history")
+        after = _moment(arguments.since, config)
+        document = history.read(config, arguments.names, after, most)
     except (ConfigError, JournalError) as error:
         return fail(error)
+    except ValueError as error:
+        return fail(f"--since {error}")
     if arguments.json:
         _print_json(document)
     else:
@@ -560,13 +560,11 @@ def _history(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _moment(text: str | None) -> float | None:
-    """What --since or --until means. Raises ValueError, in words."""
-    import time
+def _moment(text: str | None, config: Config) -> float | None:
+    """What --since or --until means. Raises JournalError; ValueError, in words."""
+    from . import history, status
 
-    from . import history
-
-    return None if text is None else history.since(text, time.time())
+    return None if text is None else history.since(text, status.now(config))
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -575,13 +573,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     from .journal import JournalError
 
     try:
-        after = _moment(arguments.since)
-    except ValueError as error:
-        return fail(f"--since {error}")
-    try:
-        found = history.explained(configuration(arguments, "explain"), arguments.names, after)
+        config = configuration(arguments, "explain")
+        found = history.explained(config, arguments.names, _moment(arguments.since, config))
     except (ConfigError, JournalError) as error:
         return fail(error)
+    except ValueError as error:
+        return fail(f"--since {error}")
     if arguments.json:
         _print_json(found.document)
     else:
@@ -595,14 +592,13 @@ def _report(arguments: argparse.Namespace) -> int:
     from .journal import JournalError
 
     try:
-        since, until = _moment(arguments.since), _moment(arguments.until)
-    except ValueError as error:
-        return fail(f"--since or --until {error}")
-    try:
         config = configuration(arguments, "report")
+        since, until = _moment(arguments.since, config), _moment(arguments.until, config)
         document = chronicle.document(config, arguments.program, since, until)
     except (ConfigError, JournalError) as error:
         return fail(error)
+    except ValueError as error:
+        return fail(f"--since or --until {error}")
     page = serve.report(document).encode()
     if arguments.output == "-":
         # UTF-8 whatever the locale: the page says that it is.

@@ -86,7 +86,7 @@ def read(
         wanted = wanted[max(len(wanted) - most, 0) :]
     return {
         "version": __version__,
-        "time": time.time(),
+        "time": status.now(config),
         "since": after,
         "actions": [found for found in wanted if "action" in found],
         "events": [found for found in wanted if "action" not in found],

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import __version__, chronicle, markup, units
+from . import __version__, chronicle, markup, status, units
 from .config import Config
 from .journal import JournalError
 
@@ -230,7 +230,7 @@ def open_server(
     css, js = assets()
 
     def make() -> str:
-        document = chronicle.document(config, names, time.time() - length)
+        document = chronicle.document(config, names, status.now(config) - length)
         return markup.render(document, css, js, refresh=REFRESH)
 
     make()  # what cannot be read is better said now

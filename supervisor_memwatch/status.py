@@ -36,16 +36,25 @@ class Status(NamedTuple):
         return bool(self.silence)
 
 
+def now(config: Config) -> float:
+    """Now by the listener's clock, as all times of the journal are. Raises JournalError."""
+    reader = Reader(config.journal_path())
+    try:
+        told = _facts(reader)
+    finally:
+        reader.close()
+    return time.time() - _stepped(told)
+
+
 def read(config: Config, names: Sequence[str] = ()) -> Status:
     """What the listener wrote down last. Raises JournalError."""
     reader = Reader(config.journal_path())
     try:
-        facts = reader.rows("SELECT value FROM facts WHERE key = 'listener'")
+        told = _facts(reader)
         latest = reader.rows("SELECT namespec, snapshot, view FROM latest ORDER BY namespec")
         saved = dict(reader.rows("SELECT namespec, state FROM watches"))
     finally:
         reader.close()
-    told = _told(reader.path, facts[0][0]) if facts else {}
     known = {row[0] for row in latest}
     unknown = [name for name in names if not any(named(name, spec) for spec in known)]
     if unknown:
@@ -56,7 +65,7 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
     paused = {}
     early: dict[str, Early] = {}
     machine = time.time()
-    now = machine - _stepped(told)  # all times in the journal are by the listener's clock
+    now = machine - _stepped(told)
     for namespec, snapshot, view in latest:
         if names and not any(named(name, namespec) for name in names):
             continue
@@ -80,6 +89,11 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
         "programs": programs,
     }
     return Status(document, _silence(told, machine), advice, paused, early)
+
+
+def _facts(reader: Reader) -> dict[str, Any]:
+    facts = reader.rows("SELECT value FROM facts WHERE key = 'listener'")
+    return _told(reader.path, facts[0][0]) if facts else {}
 
 
 def _told(path: str, text: str) -> dict[str, Any]:
