@@ -14,8 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from . import detectors, units
-from .detectors import Growing, Past
+from . import trends, units
 from .model import (
     FD_GROWTH,
     LEAK,
@@ -28,7 +27,9 @@ from .model import (
     WorkerId,
 )
 from .options import Options
+from .past import Past
 from .releases import Origin, Rate, Releases
+from .trends import Growing
 from .units import DAY, HOUR, MINUTE
 
 Verdicts = Mapping[WorkerId | None, tuple[Verdict, ...]]
@@ -111,7 +112,7 @@ def facts(
             cases.append(case)
     for worker in snapshot.workers if cases else ():
         if not any(case.worker is worker for case in cases):
-            trend = detectors.trend(past, worker.id)
+            trend = trends.trend(past, worker.id)
             siblings.append(Sibling(worker, None if trend is None else trend.bytes_per_hour))
     return Facts(options, snapshot, tuple(cases), grown, tuple(siblings), releases)
 
@@ -121,7 +122,7 @@ def _case(
 ) -> Case | None:
     found = verdicts.get(worker.id, ())
     told = [v for v in found if v.told and v.kind in (LEAK, MASTER_GROWTH)]
-    growing = detectors.growing(options, snapshot, past, worker) if told else None
+    growing = trends.growing(options, snapshot, past, worker) if told else None
     if growing is None or growing.trend.bytes_per_hour <= 0:
         return None
     files = any(v.told and v.kind == FD_GROWTH for v in found)

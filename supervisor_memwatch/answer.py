@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import explain, units, wallclock
-from .detectors import Early
 from .model import LEAK, PLATEAU, SPIKE, WARMING_UP
 from .options import Options
+from .trends import Early
 from .units import MINUTE
 
 # What of the advice the verdict's own sentence says already: how fast, and until when.

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from . import advice, comparison, detectors, growth, report, sizes, units
+from . import advice, comparison, detectors, growth, report, sizes, trends, units
 from .comparison import rounded, sure
 from .model import WARMING_UP, Snapshot, Verdict, Worker, WorkerId
 from .options import Options
@@ -112,14 +112,14 @@ OPEN = (GROWS, WARM_UP, EARLY, IDLE)
 def _worker(watched: Watched, worker: Worker, role: str) -> dict[str, Any]:
     last = watched.snapshots[-1]
     verdicts = watched.verdicts.get(worker.id, ())
-    trend = detectors.trend(watched.past, worker.id)
+    trend = trends.trend(watched.past, worker.id)
     shown = report.worker_json(
         worker,
         last.at,
         verdicts,
         trend=trend,
         headroom=detectors.headroom(watched.options, last, worker),
-        hours=detectors.hours_to_limit(watched.options, last, worker, trend),
+        hours=trends.hours_to_limit(watched.options, last, worker, trend),
     )
     seen = list(_seen(watched, worker.id))
     first = seen[0]

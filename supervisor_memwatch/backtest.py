@@ -20,8 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from . import detectors, growth, policy, units
-from .detectors import Growing, Past
+from . import detectors, growth, policy, trends, units
 from .model import (
     LEAK,
     LIMIT,
@@ -34,6 +33,8 @@ from .model import (
     WorkerId,
 )
 from .options import Options
+from .past import Past
+from .trends import Growing
 
 NEEDED, NEEDLESS, UNTOLD = "needed", "needless", "cannot be told"
 
@@ -290,8 +291,8 @@ class Backtest:
         )
         hours = {}
         for worker in snapshot.workers:
-            speed = detectors.trend(past, worker.id)
-            left = detectors.hours_to_limit(self.options, snapshot, worker, speed)
+            speed = trends.trend(past, worker.id)
+            left = trends.hours_to_limit(self.options, snapshot, worker, speed)
             if left is not None:
                 hours[worker.id] = left
         for decision in policy.wanted(verdicts, situation, hours):
@@ -316,7 +317,7 @@ class Backtest:
         worker = _find(snapshot, decision.about)
         growing = None
         if worker is not None and verdict.kind in (LEAK, MASTER_GROWTH):
-            growing = detectors.growing(self.options, snapshot, past, worker)
+            growing = trends.growing(self.options, snapshot, past, worker)
         action = Action(
             snapshot.at,
             decision.action,
@@ -460,13 +461,13 @@ def _work(worker: Worker, unit: str | None) -> float | None:
     return worker.requests if unit == "request" else worker.cpu
 
 
-def _early(past: Past, id: WorkerId) -> detectors.Early | None:
+def _early(past: Past, id: WorkerId) -> trends.Early | None:
     """Whether a worker was watched for too short a time, its warm-up being none."""
     life = past.lives.get(id)
     if life is None or not life.warm:
         width = 0.0 if life is None else life.series.width
-        return detectors.Early(0.0, (growth.WINDOWS[0] + 1) * width)
-    return detectors.early(past, id)
+        return trends.Early(0.0, (growth.WINDOWS[0] + 1) * width)
+    return trends.early(past, id)
 
 
 def _find(snapshot: Snapshot, id: WorkerId | None) -> Worker | None:

@@ -5,7 +5,8 @@ verdicts that stand. A verdict is *told* once it has held for `confirm`, and *ac
 is also material. Detectors know nothing of cooldowns, budgets of actions or modes: whether
 something may be done about a verdict is policy.py's.
 
-See also sizes.py (how big), growth.py (what counts as growth), past.py (what is remembered).
+See also sizes.py (how big), growth.py (what counts as growth), past.py (what is remembered),
+trends.py (how fast it grows, and until when).
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from .model import (
     Snapshot,
     Verdict,
     Worker,
-    WorkerId,
 )
 from .options import Options
 from .past import RUSH, SIGNALS, Life, Opinion, Past, Standing, Subject
@@ -48,9 +48,8 @@ from .sizes import (
 )
 from .units import HOUR, MB, MINUTE
 
-__all__ = ["DETECTORS", "Growing", "Past", "Trend", "ceiling_of", "examine", "growing"]
-__all__ += ["headroom", "hours_to_limit", "measure", "remember", "settled", "total", "trend"]
-__all__ += ["wants"]
+__all__ = ["DETECTORS", "Past", "ceiling_of", "examine", "headroom", "measure", "remember"]
+__all__ += ["settled", "total", "wants"]
 
 INFORMATIVE = (WARMING_UP, PLATEAU, SPIKE)  # never told, never acted on
 
@@ -60,144 +59,6 @@ JITTER = 0.95  # of `confirm`: ticks are not exact
 LONGEST_FIRST = tuple(reversed(growth.WINDOWS))
 
 Findings = dict[Subject, Opinion | None]  # None: withdrawn; not named: stands as it did
-
-
-# --- trends ---------------------------------------------------------------------------------
-
-
-class Trend(NamedTuple):
-    """How fast memory grows, bytes per hour, with its 95 % interval."""
-
-    bytes_per_hour: float
-    low: float
-    high: float
-
-
-def trend(past: Past, id: WorkerId) -> Trend | None:
-    """The trend of the stretch on which growth was found, else of the last finest buckets.
-
-    Of such a stretch it is what the verdict says of it, its growth over its time; the interval is
-    that of Sen's slope and has room for it.
-    """
-    life = past.lives.get(id)
-    if life is None or not life.series.levels:
-        return None
-    stretch = None
-    for kind in (LEAK, MASTER_GROWTH):
-        standing = past.standing.get((id, kind))
-        if standing is not None:
-            stretch = standing.opinion.stretch or stretch
-    slopes = []
-    for series in (life.series, life.second):
-        index = 0 if stretch is None else stretch.level
-        if series is not None and index < len(series.levels):
-            level = series.levels[index]
-            # What was before the growth would hide it.
-            count = len(level.lows) if stretch is None else growth.of(level, stretch)
-            if count >= 5:
-                slopes.append(growth.sen(level.ats[-count:], level.lows[-count:]))
-    if not slopes and stretch is not None and len(life.rush) >= growth.RISING:
-        slopes.append(growth.sen(*zip(*life.rush, strict=True)))
-    if not slopes:
-        return None
-    found = Trend(*(slope * HOUR for slope in min(slopes)))
-    if stretch is None:
-        return found
-    until, last = _latest(life)
-    rate = HOUR * (last - stretch.first) / max(until - stretch.start, 1.0)
-    return Trend(rate, min(found.low, rate), max(found.high, rate))
-
-
-def _latest(life: Life) -> tuple[float, float]:
-    """Up to when its growth is known, and what it held then; the bucket since is still open."""
-    if life.rush:
-        return life.rush[-1]
-    finest = life.series.levels[0]
-    return finest.ats[-1], finest.lows[-1]
-
-
-def hours_to_limit(
-    options: Options, snapshot: Snapshot, worker: Worker, speed: Trend | None
-) -> float | None:
-    """Hours until a worker that grows at that speed meets what it may hold; None: no growth, no
-    limit."""
-    ceiling = ceiling_of(options, snapshot, worker)
-    if speed is None or ceiling is None or speed.low <= 0:
-        return None
-    left = ceiling - measure(options, worker, snapshot.at)[0]
-    return max(left / speed.bytes_per_hour, 0.0)
-
-
-class Early(NamedTuple):
-    """A worker of whose growth nothing can be said yet: seconds watched past its warm-up, and how
-    many it takes until growth that is not fast is told."""
-
-    watched: float
-    needed: float
-
-
-def early(past: Past, id: WorkerId) -> Early | None:
-    """Whether a worker past its warm-up was watched for too short a time; None: long enough, or
-    still in its warm-up."""
-    life = past.lives.get(id)
-    if life is None or not life.warm or life.buckets() >= growth.WINDOWS[0]:
-        return None
-    series = life.series
-    began = series.levels[0].ats[0] if series.levels else series.at
-    return Early(max(past.now - began, 0.0), (growth.WINDOWS[0] + 1) * series.width)
-
-
-def suspected(past: Past) -> list[WorkerId]:
-    """Whose growth an opinion stands about, told or not."""
-    ids = (id for id, kind in past.standing if kind in (LEAK, MASTER_GROWTH))
-    return [id for id in ids if id is not None]
-
-
-class Growing(NamedTuple):
-    """What is known of the growth of a worker, or the master, that is suspected or told.
-
-    Bytes are those of the growth signal. `hours`: to the ceiling, expected, earliest, latest.
-    """
-
-    began: float  # Snapshot.at
-    first: float
-    last: float
-    span: float  # seconds
-    trend: Trend
-    per_work: float | None  # bytes per unit of work
-    unit: str | None  # "request" or "CPU second"
-    work_rate: float | None  # units per second
-    ceiling: int | None
-    left: int | None
-    hours: tuple[float, float, float] | None
-
-
-def growing(options: Options, snapshot: Snapshot, past: Past, worker: Worker) -> Growing | None:
-    """The growth that a standing `leak` or `master_growth` of a worker is about."""
-    life = past.lives.get(worker.id)
-    standing = past.standing.get((worker.id, LEAK)) or past.standing.get((worker.id, MASTER_GROWTH))
-    speed = trend(past, worker.id)
-    if life is None or standing is None or standing.opinion.stretch is None or speed is None:
-        return None
-    stretch = standing.opinion.stretch
-    last = life.series.levels[0].lows[-1]
-    span = life.series.levels[0].ats[-1] - stretch.start
-    per_work = stretch.per_work
-    work_rate = stretch.rate / per_work if per_work else None
-    unit = None
-    if per_work is not None:
-        unit = "request" if life.counts else "CPU second"
-    ceiling = ceiling_of(options, snapshot, worker)
-    left = hours = None
-    if ceiling is not None:
-        left = max(ceiling - measure(options, worker, snapshot.at)[0], 0)
-        if speed.bytes_per_hour > 0:
-            latest = left / speed.low if speed.low > 0 else float("inf")
-            hours = (left / speed.bytes_per_hour, left / speed.high, latest)
-    began = stretch.start - past.shift
-    return Growing(
-        began, stretch.first, last, span, speed, per_work, unit, work_rate, ceiling, left, hours
-    )
 
 
 # --- the detectors --------------------------------------------------------------------------
@@ -477,7 +338,7 @@ class Leak:
         stretch: growth.Stretch,
     ) -> Opinion:
         first = stretch.first
-        until, last = _latest(life)
+        until, last = life.known()
         grown = last - first
         seen = max(until - stretch.start, 1.0)
         span = max(scene.past.now - stretch.start, 1.0)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import units
-from .detectors import INFORMATIVE, Early, Imbalance, Leak
+from .detectors import INFORMATIVE, Imbalance, Leak
 from .model import (
     FD_GROWTH,
     IMBALANCE,
@@ -26,6 +26,7 @@ from .model import (
 )
 from .options import Options
 from .report import budget_words, trend_words
+from .trends import Early
 
 # "It lets go ...": when the guard of this code does, and what a person can do about it. {name}:
 # the program. Where the guard knows the time, "in 3m, " stands before it.

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import cells, report, units
-from .detectors import Early
 from .keyboard import people, role
+from .trends import Early
 
 HEAD = ("  ", "PID", "AGE", "RSS", "ANON", "PSS", "USS", "SWAP", "CPU", "FDS", "TREND")
 NARROW = 40  # columns: in fewer, lines are broken for that many

@@ -18,9 +18,9 @@ from . import answer, curves, deeds, siblings, units
 from .answer import Known
 from .curves import Life
 from .deeds import Key
-from .detectors import Early
 from .model import Entry
 from .options import Options
+from .trends import Early
 
 MOST_POINTS = 40_000  # on a page, all curves of all programs together
 FEWEST_POINTS = 8  # of one curve

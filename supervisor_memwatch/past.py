@@ -176,6 +176,13 @@ class Life:
         low = self.series.levels[0].lows[-1]
         return low if self.second is None else min(low, self.second.levels[0].lows[-1])
 
+    def known(self) -> tuple[float, float]:
+        """Up to when its growth is known, and what it held then: the bucket since is still open."""
+        if self.rush:
+            return self.rush[-1]
+        finest = self.series.levels[0]
+        return finest.ats[-1], finest.lows[-1]
+
     def recent(self) -> Sequence[float]:
         """What it held in its last finest buckets; of RSS and USS the smaller."""
         first = self.series.levels[0].lows if self.series.levels else ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import detectors, sizes, units
+from . import detectors, sizes, trends, units
 from .model import WARMING_UP, News, Snapshot, Verdict, Worker, WorkerId
 from .options import Budget, Options
 
@@ -65,7 +65,7 @@ def worker_json(
     verdicts: Iterable[Verdict] = (),
     limit: int | None = None,
     headroom: int | None = None,
-    trend: detectors.Trend | None = None,
+    trend: trends.Trend | None = None,
     hours: float | None = None,
 ) -> dict[str, Any]:
     """WORKER of the public shapes. `at`: when it was seen."""
@@ -107,12 +107,12 @@ def program_json(
     limit = options.limit.of(snapshot.available) if options.limit else None
     total_limit = options.total_limit.of(snapshot.available) if options.total_limit else None
 
-    trends = {WorkerId(*id): detectors.Trend(*trend) for id, trend in seen.get("trends", ())}
+    suspects = {WorkerId(*id): trends.Trend(*trend) for id, trend in seen.get("trends", ())}
 
     def shape(worker: Worker, limit: int | None) -> dict[str, Any]:
-        trend = trends.get(worker.id)
+        trend = suspects.get(worker.id)
         if trend is None and past is not None:
-            trend = detectors.trend(past, worker.id)
+            trend = trends.trend(past, worker.id)
         return worker_json(
             worker,
             snapshot.at,
@@ -120,7 +120,7 @@ def program_json(
             limit,
             detectors.headroom(options, snapshot, worker),
             trend,
-            detectors.hours_to_limit(options, snapshot, worker, trend),
+            trends.hours_to_limit(options, snapshot, worker, trend),
         )
 
     used, of, period = seen["budget"]

@@ -12,9 +12,10 @@ import psutil
 
 from . import __version__, host, report, units
 from .config import Config, named
-from .detectors import Early, Past
+from .detectors import Past
 from .journal import JournalError, Reader
 from .model import WorkerId
+from .trends import Early
 
 LISTENER = ("pid", "ticks", "last_tick", "rss", "cpu_seconds", "events_dropped")
 MISSED = 3.0  # ticks after which the listener is silent

@@ -17,7 +17,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from . import advice, attribution, detectors, policy, preflight, procedures, releases, units
+from . import advice, attribution, detectors, policy, preflight, procedures, releases, trends, units
 from .ledger import Ledger, Turn, baseline
 from .model import (
     FD_GROWTH,
@@ -231,8 +231,8 @@ class Watch:
         for id, opinions in verdicts.items():
             worker = _worker(snapshot, id)
             if worker is not None and any(verdict.act for verdict in opinions):
-                speed = detectors.trend(self.past, worker.id)
-                left = detectors.hours_to_limit(self.options, snapshot, worker, speed)
+                speed = trends.trend(self.past, worker.id)
+                left = trends.hours_to_limit(self.options, snapshot, worker, speed)
                 if left is not None:
                     hours[worker.id] = left
         asked, self.asked = self.asked, None
@@ -552,7 +552,7 @@ class Watch:
         worker = _worker(snapshot, decision.target) if decision.action == "recycle" else None
         if worker is None:
             return {}
-        trend = detectors.trend(self.past, worker.id)
+        trend = trends.trend(self.past, worker.id)
         need = self.needs.fresh(snapshot)
         hoped = max(0, size - need) if need is not None and measure != FILES else None
         rate = trend.bytes_per_hour / 3600 if trend is not None and measure != FILES else None
@@ -997,13 +997,13 @@ class Watch:
         snapshot, options = self._last, self.options
         if snapshot is None:
             return {}
-        trend = detectors.trend(self.past, worker.id)
+        trend = trends.trend(self.past, worker.id)
         of_workers = snapshot.master is None or worker.id != snapshot.master.id
         return {
             "limit": options.limit.of(snapshot.available) if options.limit and of_workers else None,
             "headroom": detectors.headroom(options, snapshot, worker),
             "trend": None if trend is None else trend._asdict(),
-            "hours_to_limit": detectors.hours_to_limit(options, snapshot, worker, trend),
+            "hours_to_limit": trends.hours_to_limit(options, snapshot, worker, trend),
         }
 
     # -- through the journal -----------------------------------------------------------
@@ -1014,11 +1014,11 @@ class Watch:
         ids = [worker.id for worker in self.workers()]
         return {
             "mode": self.options.mode,
-            "early": [[id, early] for id in ids if (early := detectors.early(self.past, id))],
+            "early": [[id, early] for id in ids if (early := trends.early(self.past, id))],
             "trends": [
                 [id, trend]
-                for id in detectors.suspected(self.past)
-                if (trend := detectors.trend(self.past, id))
+                for id in trends.suspected(self.past)
+                if (trend := trends.trend(self.past, id))
             ],
             "verdicts": [[id, opinions] for id, opinions in verdicts.items() if opinions],
             "held": [[held.code, held.text, held.until] for held in self.held],

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from supervisor_memwatch import advice
 from supervisor_memwatch.advice import Case, Facts, Sibling
-from supervisor_memwatch.detectors import Growing, Trend
 from supervisor_memwatch.model import (
     LEAK,
     MASTER_GROWTH,
@@ -20,6 +19,7 @@ from supervisor_memwatch.model import (
 )
 from supervisor_memwatch.options import Ceiling, Options
 from supervisor_memwatch.releases import Code, End, Leak, Releases
+from supervisor_memwatch.trends import Growing, Trend
 from supervisor_memwatch.units import HOUR, KB, MB, MINUTE
 
 AT = 1e9

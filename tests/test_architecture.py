@@ -19,7 +19,7 @@ PURE = (
     ("growth", "preflight", "attribution", "procedure"),
     ("past", "recycling", "restarting", "releases"),
     ("sizes",),
-    ("detectors",),
+    ("detectors", "trends"),
     ("procedures", "policy", "messages", "protocol", "recording", "advice"),
     ("report", "backtest", "runs", "cells", "curves"),
     ("comparison",),

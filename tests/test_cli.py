@@ -22,7 +22,7 @@ from rig import PaperSupervisor, Rig, event, tick, ticks
 from servers import Receiver, free_port
 from worlds import World
 
-from supervisor_memwatch import cli, config, messages, rehearsal
+from supervisor_memwatch import chronicle, cli, config, messages, rehearsal
 from supervisor_memwatch.model import Snapshot
 
 HOSTILE = "web\x1b[2J\nforged\u202e\u2028"
@@ -300,6 +300,27 @@ def test_ages_and_pauses_hold_where_the_clock_was_set(
     document = ran("status", "--json", "-c", rig.conf).document
     assert abs(document["time"] + step - time.time()) < 60
     assert abs(document["time"] - document["listener"]["last_tick"]) < 60
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_what_was_seen_lately_is_shown_where_the_clock_was_set(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """`--since 30m` and the page, too, are by the listener's own clock."""
+    rig = Rig(tmp_path, "mode = act\n", World())
+    rig.clock.step = 0.1
+    rig.clock.now -= step
+    monkeypatch.setattr(rig.clock, "stepped", lambda: step)
+    asked = messages.write("00000000-0000-4000-8000-000000000000", time.time(), "pause", "", 2400)
+    rig.run(ticks(2) + event("REMOTE_COMMUNICATION", f"type:memwatch\n{asked}", 3) + tick(4))
+    for command in (["history"], ["explain"]):
+        done = ran(*command, "--since", "30m", "--json", "-c", rig.conf)
+        assert "pause" in done.out, command
+        assert abs(done.document["time"] + step - time.time()) < 60
+        assert abs(done.document["since"] + 1800 + step - time.time()) < 60
+    document = chronicle.document(config.load(str(rig.conf), {}))
+    assert document["until"] - document["since"] < 300
+    assert document["programs"][0]["lives"]
 
 
 @pytest.mark.parametrize("step", [-7200, 7200])

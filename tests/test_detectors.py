@@ -13,7 +13,7 @@ from histories import DAY, HOUR, MB, MINUTE, Curve, Life, Preloaded, Said, say, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor_memwatch import detectors
+from supervisor_memwatch import detectors, trends
 from supervisor_memwatch.model import RUNNING, Snapshot, Worker, WorkerId
 from supervisor_memwatch.options import Ceiling, Options
 from supervisor_memwatch.sizes import RECENT
@@ -482,7 +482,7 @@ def test_no_history_whatever_is_in_it_makes_a_detector_fail(recorded: list[Any])
         detectors.remember(options, past, seen)
         detectors.examine(options, seen, past)
         for worker in workers:
-            detectors.hours_to_limit(options, seen, worker, detectors.trend(past, worker.id))
+            trends.hours_to_limit(options, seen, worker, trends.trend(past, worker.id))
             detectors.headroom(options, seen, worker)
         past = detectors.Past.load(json.loads(json.dumps(past.dump())))
 
@@ -713,14 +713,14 @@ def test_trend_and_hours_to_limit_are_of_the_leak() -> None:
     for seen in snapshots(1, 15 * MINUTE):
         detectors.remember(options, past, seen)
     id = WorkerId(101, 101)
-    trend = detectors.trend(past, id)
+    trend = trends.trend(past, id)
     rate = (0.5 + 3 * random.Random(1).random()) * 60 * MB
     assert trend is not None and trend.low <= trend.bytes_per_hour <= trend.high
     assert trend.bytes_per_hour == pytest.approx(rate, rel=0.1)
-    speed = detectors.trend(past, seen.workers[0].id)
-    hours = detectors.hours_to_limit(options, seen, seen.workers[0], speed)
+    speed = trends.trend(past, seen.workers[0].id)
+    hours = trends.hours_to_limit(options, seen, seen.workers[0], speed)
     assert hours is not None and hours == pytest.approx((600 - 75) * MB / rate, rel=0.15)
-    assert detectors.trend(past, WorkerId(9, 9)) is None
+    assert trends.trend(past, WorkerId(9, 9)) is None
     points = past.points(id)
     assert points[0][0] >= 1e9 and [at for at, _ in points] == sorted({at for at, _ in points})
 
@@ -740,10 +740,10 @@ def test_the_trend_of_a_told_leak_is_of_its_growth_however_short(
         verdicts = detectors.examine(options, seen, past)
         told = any(v.told and v.kind == "leak" for v in verdicts.get(WorkerId(1, 1), ()))
         at += 5.0
-    trend = detectors.trend(past, WorkerId(1, 1))
+    trend = trends.trend(past, WorkerId(1, 1))
     assert trend is not None and 0 < trend.low <= trend.bytes_per_hour <= trend.high
     assert trend.bytes_per_hour == pytest.approx(per_second * HOUR * MB, rel=0.3)
-    assert detectors.hours_to_limit(options, seen, seen.workers[0], trend) is not None
+    assert trends.hours_to_limit(options, seen, seen.workers[0], trend) is not None
 
 
 def test_a_verdict_is_explained_in_words_with_numbers() -> None:

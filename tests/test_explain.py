@@ -10,10 +10,10 @@ import pytest
 
 import supervisor_memwatch
 from supervisor_memwatch import explain, procedure
-from supervisor_memwatch.detectors import Early
 from supervisor_memwatch.explain import LETS_GO, lacks
 from supervisor_memwatch.model import Entry
 from supervisor_memwatch.options import Options
+from supervisor_memwatch.trends import Early
 from supervisor_memwatch.units import GB, MB
 
 NOW = 1_800_000_000.0

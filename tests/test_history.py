@@ -233,6 +233,30 @@ def test_a_moment_is_a_time_ago_a_time_of_the_clock_or_a_date(text: str, moment:
     assert history.stamp(history.since(text, now)) == moment
 
 
+@pytest.mark.parametrize(
+    ("now", "text", "ago"),
+    [
+        ("2026-10-25T02:30:00+01:00", "02:10", 20),  # the clock shows it for the second time
+        ("2026-10-25T02:05:00+01:00", "02:30", 35),  # so far for the first time only
+        ("2026-10-25T18:00:00+01:00", "02:30", 15 * 60 + 30),
+        ("2026-03-29T03:05:00+02:00", "01:50", 15),
+    ],
+)
+def test_the_last_time_of_the_clock_where_summer_time_begins_or_ends(
+    monkeypatch: pytest.MonkeyPatch, now: str, text: str, ago: int
+) -> None:
+    """The newest moment that is not still to come."""
+    at = datetime.fromisoformat(now).timestamp()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+            time.tzset()
+            assert at - history.since(text, at) == ago * 60
+            assert history.since("02:30", at) <= at
+    finally:
+        time.tzset()
+
+
 def test_the_commands_know_the_time_of_the_clock(ran: Any, tmp_path: Path) -> None:
     """All that read --since and --until by one parser."""
     rig = Rig(tmp_path, "", World()).run(ticks(2))

@@ -108,6 +108,30 @@ def test_a_younger_worker_that_holds_more_stands_out() -> None:
     assert words(found) == ["", "", "stands out"]
 
 
+def test_a_younger_worker_than_anybody_saw_the_others_is_not_called_older() -> None:
+    """The page begins later than its siblings."""
+    long_ago = -400 * MINUTE
+    found = compare((long_ago, steady, 0.1), (long_ago, steady, 0.1), (30 * MINUTE, large, 0.1))
+    assert (words(found), found["tone"]) == (["", "", "stands out"], "bad")
+
+
+def test_a_younger_worker_whose_siblings_held_as_much_is_not_called_older() -> None:
+    """They gave it back since."""
+
+    def gives_back(age: float) -> float:
+        return 90.0 if age < 20 * MINUTE else 45.0
+
+    found = compare((0, gives_back, 0.1), (0, gives_back, 0.1), (30 * MINUTE, lambda _: 95.0, 0.1))
+    assert found["text"].endswith(", but at the same age it held 1.1 times as much.")
+
+
+def test_samples_of_one_moment_have_no_pace() -> None:
+    """As where a journal was written twice."""
+    row = [[pid, pid, size * MB, None, None, None, 0, 0.1] for pid, size in ((10, 300), (11, 100))]
+    found = siblings.compare(curves.lives([(0.0, row)] * 2), "rss", "RSS", None, {}, ())
+    assert found is not None and words(found) == ["stands out", ""]
+
+
 def test_a_few_megabytes_are_not_worth_red() -> None:
     """As the detector has it."""
     found = compare((0, lambda age: 45.0, 0.1), (0, lambda age: 20.0, 0.1))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_memwatch import advice, audit, detectors, growth
+from supervisor_memwatch import advice, audit, detectors, growth, trends
 from supervisor_memwatch.model import (
     IMBALANCE,
     LEAK,
@@ -121,9 +121,7 @@ def test_what_work_is_counted_in_is_said_also_where_requests_are_known_later() -
     program.run(
         HOUR / 2, lambda n, at: 100 + at / 20, requests=lambda at: None if at < 10 else int(at * 10)
     )
-    growing = detectors.growing(
-        program.options, program.last, program.past, program.last.workers[0]
-    )
+    growing = trends.growing(program.options, program.last, program.past, program.last.workers[0])
     assert growing is not None and growing.unit == "CPU second"
     said = advice.lines(program.options, program.last, program.past, program.verdicts)
     assert said and not any("max_requests" in line or "per request" in line for line in said)
