@@ -127,7 +127,8 @@ def test_a_younger_worker_whose_siblings_held_as_much_is_not_called_older() -> N
 
 def test_samples_of_one_moment_have_no_pace() -> None:
     """As where a journal was written twice."""
-    row = [[pid, pid, size * MB, None, None, None, 0, 0.1] for pid, size in ((10, 300), (11, 100))]
+    sizes = {1: 9, 10: 300, 11: 100}
+    row = [[pid, pid, size * MB, None, None, None, 0, 0.1] for pid, size in sizes.items()]
     found = siblings.compare(curves.lives([(0.0, row)] * 2), "rss", "RSS", None, {}, ())
     assert found is not None and words(found) == ["stands out", ""]
 
