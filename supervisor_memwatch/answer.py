@@ -227,9 +227,13 @@ def _total(now: Mapping[str, Any]) -> str:
 
 
 def _nothing_told(known: Known, now: Mapping[str, Any]) -> tuple[str, str]:
-    if now["state"] != "RUNNING" or not now["workers"]:
+    if now["state"] != "RUNNING":
         return "unsure", "Not running: there is nothing to judge."
+    if not now["workers"]:
+        return "unsure", "No process of it is seen: there is nothing to judge."
     held = f"the program holds {_total(now)}"
+    if known.options is not None and known.options.growth == "off":
+        return "unsure", f"Leaks are not looked for (growth = off); {held}."
     kinds = [{verdict["kind"] for verdict in worker["verdicts"]} for worker in now["workers"]]
     if all(WARMING_UP in each for each in kinds):
         return "unsure", f"Too early to tell: its workers are still warming up; {held}."

@@ -86,7 +86,7 @@ def _first(
     lines: dict[str, list[Entry]],
 ) -> float:
     """Where there is something to show: the journal may begin later."""
-    times = [rows[0][0] for rows in samples.values()]
+    times = [rows[0][0] for rows in samples.values() if rows]
     times += [line.at for found in lines.values() for line in found if line.at >= begin]
     return max(begin, min([*times, end]) - SHORTEST)
 

@@ -412,12 +412,7 @@ class MasterGrowth:
             if worker.id == master.id:
                 if life.series.rise < growth.RISE and not scene.before(master.id, self.kind):
                     return {}
-                whole = scene.options.total_limit
-                ceiling = whole.of(scene.snapshot.available) if whole else None
-                if ceiling is not None:
-                    held = measure(scene.options, worker, scene.snapshot.at)[0]
-                    ceiling = max(ceiling - total(scene.snapshot) + held, 0)
-                return {master.id: self.leak.of(scene, worker, life, ceiling)}
+                return {master.id: self.leak.of(scene, worker, life, _left_to(scene, worker))}
         return {}
 
 
@@ -625,6 +620,16 @@ def _ceiling(scene: Scene, worker: Worker, share: int | None) -> int | None:
     return ceiling_of(scene.options, scene.snapshot, worker)
 
 
+def _left_to(scene: Scene, master: Worker) -> int | None:
+    """What the master may hold: what the program may, less what the others do."""
+    whole, snapshot = scene.options.total_limit, scene.snapshot
+    ceiling = whole.of(snapshot.available) if whole else None
+    if ceiling is None:
+        return None
+    held = measure(scene.options, master, snapshot.at)[0]
+    return max(ceiling - total(snapshot) + held, 0)
+
+
 def _grows(life: Life, index: int, count: int, above: float) -> growth.Growth | None:
     """growth.grows of a life's memory; where USS and RSS are judged, both must grow."""
     if index >= len(life.series.levels):
@@ -703,14 +708,16 @@ def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
 
 def _judge_anew(scene: Scene) -> None:
     """Other limits than before: what was said of growth, and whether to act on it, is of those."""
-    past = scene.past
+    past, snapshot = scene.past, scene.snapshot
     past.anew = False
-    share = ceiling_of(scene.options, scene.snapshot)
-    for worker in scene.snapshot.workers:
-        standing, life = past.standing.get((worker.id, LEAK)), past.lives.get(worker.id)
+    share = ceiling_of(scene.options, snapshot)
+    for worker in everyone(snapshot):
+        kind = MASTER_GROWTH if worker is snapshot.master else LEAK
+        standing, life = past.standing.get((worker.id, kind)), past.lives.get(worker.id)
         stretch = standing and standing.opinion.stretch
         if standing and stretch and life and stretch.level < len(life.series.levels):
-            ceiling = _ceiling(scene, worker, share)
+            of_workers = kind == LEAK
+            ceiling = _ceiling(scene, worker, share) if of_workers else _left_to(scene, worker)
             standing.opinion = Leak().judge(scene, worker, life, ceiling, stretch)
             standing.act, standing.said = False, None
 

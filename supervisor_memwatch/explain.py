@@ -25,7 +25,7 @@ from .model import (
     Entry,
 )
 from .options import Options
-from .report import budget_words, trend_words
+from .report import budget_words, deed, trend_words
 from .trends import Early
 
 # "It lets go ...": when the guard of this code does, and what a person can do about it. {name}:
@@ -47,7 +47,8 @@ LETS_GO = {
     "leaving": "when it has gone; with kill = on it is sent SIGKILL after its grace",
     "max_unavailable": "when enough workers serve again; max_unavailable says how many may be away",
     "journal": "when the journal can be written again: the listener's log says why it cannot",
-    "storm": "or when somebody else reloads or restarts the program, or at once with --force",
+    "storm": "or when somebody else reloads or restarts the program, or at once for what a person "
+    "asks for",
     "no_room": "when there is room for one more worker, or at once with --force",
     "budget": "or at once with --force",
     "cooldown": "or at once with --force",
@@ -131,7 +132,7 @@ def explain(
         "refused": _refused(own, {reason["code"] for reason in held}),
         "requests": _requests(own),
     }
-    return {"namespec": name, "answer": _answer(found, now), **found}
+    return {"namespec": name, "answer": _answer(found, now, options), **found}
 
 
 def lines(
@@ -221,7 +222,7 @@ def _imbalance(measured: float, bound: float, options: Options | None, limit: in
 
 
 def _percent(measured: float, bound: float) -> str:
-    return f" ({measured / bound:.0%} of that)" if bound > 0 else ""
+    return f" ({int(100 * measured / bound)}% of that)" if bound > 0 else ""  # 99.9 is not all
 
 
 def _holders(
@@ -304,7 +305,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
 # -- the answer
 
 
-def _answer(found: Mapping[str, Any], now: float) -> str:
+def _answer(found: Mapping[str, Any], now: float, options: Options | None) -> str:
     """The one sentence that is read first."""
     action = found["action"]
     if action:
@@ -336,6 +337,8 @@ def _answer(found: Mapping[str, Any], now: float) -> str:
     if early:
         whom = "" if found["kind"] == "plain" or len(early) == judged else f" of {_pids(early)}"
         return f"It does nothing yet: too early to tell a leak{whom}{_watched(found['quiet'])}."
+    if options is not None and options.growth == "off":
+        return "It does nothing: nobody is over a limit; leaks are not looked for (growth = off)."
     return "It does nothing, for there is nothing to do: no leak, nobody over a limit."
 
 
@@ -357,15 +360,7 @@ def _named(verdict: Mapping[str, Any]) -> str:
 
 
 def _doing(action: Mapping[str, Any]) -> str:
-    return f"{action['action']}{_whom(action)} ({STEPS.get(action['step'], action['step'])})"
-
-
-def _whom(action: Mapping[str, Any]) -> str:
-    """Who leaves, or left: of a surge perhaps two."""
-    if action["action"] != "recycle":
-        return ""
-    also = action.get("also_pid")  # which an older version's journal has not
-    return f" of worker {action['pid']}" + (f" and the oldest, {also}" if also is not None else "")
+    return f"{deed(action, ' of ')} ({STEPS.get(action['step'], action['step'])})"
 
 
 # -- words
@@ -422,7 +417,7 @@ def _terms(found: Mapping[str, Any], now: float) -> list[str]:
 
 def _last_words(last: Mapping[str, Any], plan: str | None, now: float) -> list[str]:
     took, ago = _time(last["ended"] - last["begun"]), _time(now - last["ended"])
-    out = [f"  last action: {last['action']}{_whom(last)} by {last['by']}, {ago} ago, took {took}"]
+    out = [f"  last action: {deed(last, ' of ')} by {last['by']}, {ago} ago, took {took}"]
     out.append(f"    why: {plan or last['why']}")
     out.append(f"    result: {last['result']}: {last['text']}")
     return out

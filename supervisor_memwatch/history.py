@@ -17,6 +17,7 @@ from . import __version__, explain, status, units
 from .config import Config, named
 from .journal import JournalError, Reader
 from .model import Entry
+from .report import deed
 
 # What happened other than our actions, which have rows of their own.
 EVENTS = ("suspected", "recovered", "gave_up", "request", "release", "seen")
@@ -233,9 +234,7 @@ def _said(event: Mapping[str, Any]) -> list[str]:
 
 
 def _action_words(action: Mapping[str, Any]) -> list[str]:
-    whom = f" of worker {action['pid']}" if action["pid"] is not None else ""
-    whom += f" and the oldest, {action['also_pid']}" if action["also_pid"] is not None else ""
-    head = f"{stamp(action['begun'])}  {action['namespec']}: {action['action']}{whom}"
+    head = f"{stamp(action['begun'])}  {action['namespec']}: {deed(action, ' of ')}"
     lines = [f"{head} by {action['by']}: {_outcome(action)}"]
     lines.append(f"    why: {action['plan'] or action['why']}")
     if action["text"]:

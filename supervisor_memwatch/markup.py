@@ -15,7 +15,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import page, siblings, units, wallclock
+from . import page, report, siblings, units, wallclock
 
 # Seconds between two lines across the time axis: the first that makes them few enough.
 TIME_STEPS = (60, 120, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
@@ -492,9 +492,6 @@ def _actions(program: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     zone, now = document["zone"], document["made_at"]
     rows = []
     for action in reversed(program["actions"]):
-        whom = f" worker {action['pid']}" if action["action"] == "recycle" and action["pid"] else ""
-        also = action["also_pid"]
-        whom += f" and the oldest, {also}" if also is not None else ""
         by = "" if action["by"] == "memwatch" else f" (asked for by {text(action['by'], 100)})"
         way = f", {text(action['way'])}" if action["action"] == "recycle" and action["way"] else ""
         freed = action["freed"]
@@ -502,7 +499,7 @@ def _actions(program: Mapping[str, Any], document: Mapping[str, Any]) -> str:
         rows.append(
             [
                 wallclock.clock(action["at"], zone, now),
-                f"{text(action['action'])}{whom}{way}{by}",
+                f"{text(report.deed(action))}{way}{by}",
                 text(action["why"]),
                 f'<span class="result {text(action["result"])}">{text(action["result"])}</span>: '
                 f"{text(action['text'])}",

@@ -62,7 +62,7 @@ def envelope(news: News, host: str, id: str) -> dict[str, Any]:
         "source": f"memwatch/{host}",
         "type": f"memwatch.{news.what}",
         "time": _rfc3339(news.at),
-        "subject": news.namespec,
+        "subject": news.namespec or None,  # of a test there is none, and "" is no CloudEvent
         "data": {
             "summary": AND.join(printable(text, 1000) for text in (news.summary, *news.advice)),
             "program": news.namespec,

@@ -123,8 +123,7 @@ def _said(program: Mapping[str, Any], advice: Sequence[str]) -> list[str]:
     lines += [f"  advice: {text}" for text in advice]
     if program["action"]:
         action = program["action"]
-        whom = f" worker {action['pid']}" if action["action"] == "recycle" else ""
-        lines.append(f"  now: {action['action']}{whom}, {action['step']}: {action['why']}")
+        lines.append(f"  now: {report.deed(action)}, {action['step']}: {action['why']}")
     lines += [f"  held: {held['text']}" for held in program["held"]]
     if program["last_action"]:
         last = program["last_action"]

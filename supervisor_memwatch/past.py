@@ -274,8 +274,7 @@ class Past:
                 closed.append((worker, life))
             elif life.rush:
                 rushing.append((worker, life))
-        if workers:
-            self.started = True
+        self.started = True
         if len(lives) > len(workers):
             self._forget()
         return closed, rushing

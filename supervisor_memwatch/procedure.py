@@ -26,6 +26,8 @@ STEADY = 20.0
 UNMEASURED = 30.0
 # A rung that gives back less than this share of what was held is no remedy.
 USELESS = 0.1
+# What a second worker held before and after, where there is none.
+ALONE = (0, 0)
 
 
 # The steps of each action, in their order.
@@ -139,17 +141,26 @@ def settles(procedure: Procedure, at: float, size: int | None) -> bool:
     return waited < SETTLE or (size is None and waited < UNMEASURED)
 
 
-def judged(procedure: Procedure, size: int | None, text: str, whose: str = "") -> Outcome:
-    """Done, with what came back; ineffective where hardly anything did. `whose`: of two workers,
-    a word before the sizes."""
+def judged(
+    procedure: Procedure,
+    size: int | None,
+    text: str,
+    whose: str = "",
+    second: tuple[int, int] = ALONE,
+) -> Outcome:
+    """Done, with what came back; ineffective where of the target hardly anything did. Of two
+    workers: `whose`, a word before the sizes; `second`, what the other one held, before and after.
+    """
     if size is None:
         return Outcome("done", text)
-    freed = procedure.size - size
+    before, after = procedure.size + second[0], size + second[1]
     if procedure.kind == "fd_growth":
-        return Outcome("done", f"{text}; {whose}open files {procedure.size} -> {size}")
-    words = f"{text}; {whose}{procedure.measure} {units.size(procedure.size)} -> {units.size(size)}"
-    if procedure.kind != "request" and freed < USELESS * procedure.size:
-        return Outcome("ineffective", f"{words}: hardly anything came back", freed)
+        return Outcome("done", f"{text}; {whose}open files {before} -> {after}")
+    freed = before - after
+    words = f"{text}; {whose}{procedure.measure} {units.size(before)} -> {units.size(after)}"
+    if procedure.kind != "request" and procedure.size - size < USELESS * procedure.size:
+        of = f" of worker {procedure.target.pid}" if second != ALONE and procedure.target else ""
+        return Outcome("ineffective", f"{words}: hardly anything came back{of}", freed)
     return Outcome("done", f"{words}, {units.size(freed)} back", freed)
 
 

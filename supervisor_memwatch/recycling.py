@@ -235,26 +235,24 @@ def _settling(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:
     """All is done: measure what came back."""
     target, also, size = procedure.target, procedure.also, terms.size
     assert target is not None
-    still = also is not None and _is_there(also, snapshot)
-    if also is not None and not still:
-        size = None if size is None or terms.also is None else size + terms.also
-    if settles(procedure, snapshot.at, size):
+    gone = also is not None and not _is_there(also, snapshot)
+    if settles(procedure, snapshot.at, None if gone and terms.also is None else size):
         return Step(procedure)
     new = [str(id.pid) for id in newcomers(procedure, snapshot)]
     text = f"worker {target.pid} replaced by {new[0] if new else '?'}"
-    if also is not None and not still:
+    if also is not None and gone:
         text += f", the oldest worker {also.pid} by {new[1] if len(new) > 1 else '?'}"
     if procedure.way == "surge":
         text += " (surge)"
     if also is None:
         return Step(procedure, (), judged(procedure, size, text))
-    if still:
+    if not gone:
         text += f"; the oldest worker {also.pid} was asked to leave as well, and is still there"
-    if still or size is None or procedure.also_size is None:
+    if not gone or procedure.also_size is None or terms.also is None:
         whose = f"of worker {target.pid} alone "
-        return Step(procedure, (), judged(procedure, terms.size, text, whose))
-    both = replace(procedure, size=procedure.size + procedure.also_size)
-    return Step(procedure, (), judged(both, size, text, "together "))
+        return Step(procedure, (), judged(procedure, size, text, whose))
+    second = procedure.also_size, terms.also
+    return Step(procedure, (), judged(procedure, size, text, "together ", second))
 
 
 def _evening(procedure: Procedure, snapshot: Snapshot, terms: Terms) -> Step:

@@ -117,7 +117,7 @@ def _programs(
     for name in config.unmatched(pairs):
         there = ", ".join(sorted(namespec(*p) for p in pairs if p[0] not in config.listeners))
         text = f"matches no program; there are: {there or 'none'}"
-        yield Line(False, f"[memwatch:{name}]", text)
+        yield _warn(f"[memwatch:{name}]", text)
     watched = [found for found in programs if config.watched(found["group"], found["name"])]
     left = [namespec(g, n) for g, n in pairs if not config.watched(g, n)]
     usual = config.options("", "")

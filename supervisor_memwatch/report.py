@@ -133,7 +133,7 @@ def program_json(
         "master": shape(snapshot.master, None) if snapshot.master else None,
         "workers": [shape(worker, limit) for worker in snapshot.workers],
         "verdicts": [verdict_json(verdict) for verdict in verdicts.get(None, ())],
-        "total": detectors.total(snapshot) if running else None,
+        "total": detectors.total(snapshot) or None if running else None,  # 0: not read yet
         "total_limit": total_limit,
         "available": snapshot.available,
         "held": [
@@ -178,6 +178,14 @@ def promise(options: Options) -> str:
     if options.measure != usual.measure:
         parts.append(f"sizes by {options.measure.upper()}")
     return "; ".join(parts)
+
+
+def deed(action: Mapping[str, Any], link: str = " ") -> str:
+    """`reload`, or `recycle worker 4711`: an action of a document; a surge may take two workers."""
+    name, also = str(action["action"]), action.get("also_pid")  # which older journals have not
+    if name != "recycle" or action["pid"] is None:
+        return name
+    return f"{name}{link}worker {action['pid']}{'' if also is None else f' and the oldest, {also}'}"
 
 
 def budget_words(budget: Mapping[str, Any]) -> str:

@@ -434,9 +434,8 @@ def _doing(program: Mapping[str, Any], data: Data) -> list[tuple[str, str]]:
 
 def _action(program: Mapping[str, Any], data: Data) -> str:
     action = program["action"]
-    whom = f" worker {action['pid']}" if action["action"] == "recycle" else ""
     since = units.time(max(0.0, data.document["time"] - action["begun"]))
-    return f"{action['action']}{whom}, step {action['step']}, for {since}: {action['why']}"
+    return f"{report.deed(action)}, step {action['step']}, for {since}: {action['why']}"
 
 
 def _table_line(row: Row, layout: Sequence[tuple[Column, int]], chosen: bool) -> Line:

@@ -199,7 +199,7 @@ def _sentence(rows: Sequence[Mapping[str, Any]], worst: str, bound: float, name:
 
 
 def _is_older(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Than its siblings' median; None: than all that were seen to come."""
+    """Than its siblings' median; who was there before anybody looked, is."""
     usual = _median(other["age"] for other in rows if other is not row)
     return row["age"] is None or (usual is not None and row["age"] > usual)
 

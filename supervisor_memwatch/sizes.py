@@ -188,7 +188,8 @@ def headroom(options: Options, snapshot: Snapshot, worker: Worker) -> int | None
     """Bytes left to the tightest of the worker's limit, the program's, the cgroup's, the host's."""
     left = []
     limit = options.limit and options.limit.of(snapshot.available)
-    if limit and worker in snapshot.workers:
+    # By its id: it may be as it was seen before it left, or before its last reading.
+    if limit and (snapshot.master is None or worker.id != snapshot.master.id):
         left.append(limit - measure(options, worker, snapshot.at)[0])
     whole = options.total_limit and options.total_limit.of(snapshot.available)
     if whole:

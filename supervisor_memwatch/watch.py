@@ -859,7 +859,9 @@ class Watch:
             loud = [reason.text for reason in found if reason.code not in (*QUIET, "gave_up")]
             if loud:
                 summary = f"{self.namespec} {begin}{'; '.join(loud)}"
-                news.append(self._news(what, at, summary, target=decision.target))
+                about = (decision.verdict,) if decision.verdict else ()
+                subject = (_worker(snapshot, decision.target), about)
+                news.append(self._news(what, at, summary, decision.target, subject))
         return entries, news
 
     # -- details -----------------------------------------------------------------------
@@ -1011,10 +1013,10 @@ class Watch:
     def view(self, verdicts: policy.Verdicts) -> dict[str, Any]:
         """What `status` shows beside the snapshot itself; written at every tick, so kept short."""
         budget, procedure = self.options.budget, self.procedure
-        ids = [worker.id for worker in self.workers()]
+        judged = self.workers() if self.options.growth != "off" else ()
         return {
             "mode": self.options.mode,
-            "early": [[id, early] for id in ids if (early := trends.early(self.past, id))],
+            "early": [[w.id, early] for w in judged if (early := trends.early(self.past, w.id))],
             "trends": [
                 [id, trend]
                 for id in trends.suspected(self.past)
@@ -1033,7 +1035,7 @@ class Watch:
         """Everything a later `load` needs to give the same verdicts and plans; JSON-able."""
         return {
             "past": self.past.dump(),
-            "ceilings": self._ceilings(),
+            "ceilings": None if self.past.anew else self._ceilings(),  # nothing is of these yet
             "paused_until": self.paused_until,
             "rungs": self.rungs,
             "climbed": self.climbed,

@@ -46,7 +46,8 @@ def text(
         *[f"  {line}" for line in said],
         *_compared(program, block, width),
         *[f"  => {line}" for line in summary],
-        *[f"  surer: {line}" for line in program["surer"]],
+        # With the names of files and programs in commands to copy.
+        *[f"  surer: {units.printable(line, 2000)}" for line in program["surer"]],
     ]
     return "\n".join(part for line in lines for part in _folded(line, width))
 

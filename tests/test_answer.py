@@ -9,6 +9,7 @@ import pytest
 from supervisor_memwatch import answer
 from supervisor_memwatch.answer import Known
 from supervisor_memwatch.model import LEAK
+from supervisor_memwatch.options import Options
 from supervisor_memwatch.units import MB
 
 NOW = 65400.0  # 18:10
@@ -194,3 +195,12 @@ def test_of_several_the_one_that_is_at_its_limit_first_is_the_headline() -> None
     said = answer.answer(found)
     order = [line.split()[1] for line in (said["headline"], *said["lines"]) if "leaking" in line]
     assert order == ["7", "8", "6", "5"]
+
+
+def test_what_is_not_looked_for_is_not_called_absent() -> None:
+    """Growth; and whoever is not seen."""
+    off = known(worker(6, 9000.0), told=[], options=Options(growth="off"))
+    assert answer.answer(off)["tone"] == "unsure"
+    assert headline(off) == "Leaks are not looked for (growth = off); the program holds 40.0MB."
+    nobody = known(told=[])
+    assert headline(nobody) == "No process of it is seen: there is nothing to judge."

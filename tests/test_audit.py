@@ -296,6 +296,14 @@ def test_one_look_says_so() -> None:
     assert "one look tells how much, not whether it grows" in wording.text(document)
 
 
+def test_a_command_to_copy_cannot_break_its_line() -> None:
+    """Whatever the program, or the file, is called."""
+    watch = watched({11: flat}, 30, age=20)._replace(command=f"memwatch audit '{HOSTILE}'")
+    said = wording.text(appraisal.document(watch))
+    assert "\\x1b[2J\\nforged\\u202e\\u2028' --for 3m" in said
+    assert "\x1b" not in said and "\nforged" not in said
+
+
 def test_noise_that_could_hide_growth_asks_for_more_time() -> None:
     """The interval of the trend says how much."""
     jumps = [0, 9, 3, 7, 1, 8, 2, 6, 4, 5, 9, 0, 7, 3, 8]

@@ -22,8 +22,10 @@ from rig import PaperSupervisor, Rig, event, tick, ticks
 from servers import Receiver, free_port
 from worlds import World
 
-from supervisor_memwatch import chronicle, cli, config, messages, rehearsal
-from supervisor_memwatch.model import Snapshot
+from supervisor_memwatch import chronicle, cli, config, messages, rehearsal, report
+from supervisor_memwatch.model import Snapshot, Worker, WorkerId
+from supervisor_memwatch.options import Options
+from supervisor_memwatch.units import MB
 
 HOSTILE = "web\x1b[2J\nforged\u202e\u2028"
 
@@ -141,6 +143,20 @@ def test_the_document_has_exactly_its_keys(ran: Any, tmp_path: Path) -> None:
     assert (programs["web"]["kind"], programs["job"]["kind"]) == ("gunicorn", "plain")
     assert programs["web"]["workers"][0]["pss"] is None
     assert programs["job"]["master"] is None
+
+
+def test_the_total_of_a_program_that_was_not_measured_yet_is_null() -> None:
+    """Of a plain program's parts nothing is certain before PSS or USS are read: that is not 0."""
+    tree = Worker(WorkerId(7, 1), 60.0, 2 * MB, 2 * MB, exact=True)
+    seen = {"verdicts": [], "mode": "observe", "held": [], "budget": [0, 6, 3600.0]}
+    totals = []
+    for worker in (tree, tree._replace(uss=MB, pss=MB, measured_at=50.0)):
+        snapshot = Snapshot("job", 100.0, "RUNNING", 7, "plain", None, (worker,))
+        document = report.program_json(
+            snapshot, {**seen, "action": None, "last_action": None}, Options()
+        )
+        totals.append(document["total"])
+    assert totals == [None, MB]
 
 
 def test_status_is_0_where_nothing_is_told_and_1_where_something_is(
@@ -456,7 +472,7 @@ def test_check_says_the_configuration_in_words(
     done = ran("check", "-c", conf)
     assert done.status == 1
     assert "FAIL journal" in done.out and "name another place in `journal`" in done.out
-    assert "FAIL [memwatch:webb]: matches no program" in done.out
+    assert "warn [memwatch:webb]: matches no program" in done.out
     lines = ran("check", "--json", "-c", conf).document
     assert {"ok", "subject", "text", "warn"} == set(lines[0])
     assert sum(line["ok"] is False for line in lines) == 2

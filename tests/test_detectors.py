@@ -13,7 +13,7 @@ from histories import DAY, HOUR, MB, MINUTE, Curve, Life, Preloaded, Said, say, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor_memwatch import detectors, trends
+from supervisor_memwatch import detectors, growth, trends
 from supervisor_memwatch.model import RUNNING, Snapshot, Worker, WorkerId
 from supervisor_memwatch.options import Ceiling, Options
 from supervisor_memwatch.sizes import RECENT
@@ -708,6 +708,18 @@ def test_headroom_is_the_tightest_of_what_is_known() -> None:
     assert detectors.headroom(Options(), snapshot(seen), seen) is None
 
 
+def test_the_limit_counts_in_the_headroom_of_a_worker_as_it_was_seen_before() -> None:
+    """News is of a worker as it was told of: it has been looked at again since, or has left. A
+    master has no such limit."""
+    seen, master = worker(), worker()._replace(id=WorkerId(9, 9))
+    options = Options(limit=Ceiling(bytes=150 * MB), total_limit=Ceiling(bytes=900 * MB))
+    later = snapshot(seen._replace(rss=120 * MB, anon=1))._replace(master=master)
+    assert detectors.headroom(options, later, seen) == 50 * MB
+    assert detectors.headroom(options, later._replace(workers=()), seen) == 50 * MB
+    left = detectors.headroom(options, later, master)
+    assert left is not None and left > 600 * MB
+
+
 def test_trend_and_hours_to_limit_are_of_the_leak() -> None:
     options, past = Options(limit=Ceiling(bytes=600 * MB)), detectors.Past()
     for seen in snapshots(1, 15 * MINUTE):
@@ -807,3 +819,13 @@ def test_time_that_nobody_saw_confirms_nothing() -> None:
     assert not any(told(at) for at in (0.0, 5.0, 10.0))
     assert not told(60.0) and not told(80.0)
     assert told(90.0)
+
+
+@pytest.mark.parametrize(
+    ("after", "waits"), [((), True), ((0,), True), ((0, 0), False), ((-5,), False)]
+)
+def test_a_rush_may_pause_for_a_look_and_no_longer(after: tuple[int, ...], waits: bool) -> None:
+    """As between two large requests; what gives memory back does not pause."""
+    values = [*range(0, 110, 10), *(100 + step for step in after)]
+    samples = [(5.0 * number, value * 1.0 * MB) for number, value in enumerate(values)]
+    assert growth.pauses(samples) == waits

@@ -128,6 +128,14 @@ def test_a_time_that_is_over_is_now() -> None:
 # -- the answer
 
 
+def test_where_leaks_are_not_looked_for_it_is_not_said_that_there_is_none() -> None:
+    """Only that nobody is over a limit."""
+    text = explain.lines(program(worker(1)), [], NOW, Options(growth="off"))[0]
+    assert text.startswith(
+        "web: It does nothing: nobody is over a limit; leaks are not looked for (growth = off)."
+    )
+
+
 def test_nothing_to_do_is_said_with_what_was_looked_at() -> None:
     """And how the one that grows most does."""
     trend = {"bytes_per_hour": 2.0 * MB, "low": -1.0 * MB, "high": 5.0 * MB}

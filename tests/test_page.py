@@ -45,7 +45,7 @@ from supervisor_memwatch import (
     wallclock,
 )
 from supervisor_memwatch.journal import Journal
-from supervisor_memwatch.model import IMBALANCE, LEAK, Entry, Verdict
+from supervisor_memwatch.model import IMBALANCE, LEAK, Entry, Snapshot, Verdict
 from supervisor_memwatch.options import Options
 from supervisor_memwatch.units import MB
 from supervisor_memwatch.watch import Watch
@@ -660,6 +660,21 @@ def test_report_says_what_it_wrote(ran: Any, tmp_path: Path) -> None:
     assert re.fullmatch(expected, done.out)
     text = (tmp_path / "page.html").read_text()
     assert text.startswith("<!DOCTYPE html>") and text.endswith("</html>\n")
+
+
+def test_a_program_that_never_ran_is_in_the_report_too(ran: Any, tmp_path: Path) -> None:
+    """`autostart = false`: the listener has looked at it, and there is no sample."""
+    week = day(tmp_path / "w")
+    book = Journal(str(week.journal))
+    [(text,)] = book.rows("SELECT snapshot FROM latest")
+    seen = Snapshot(*json.loads(text))
+    idle = seen._replace(namespec="idle", state="STOPPED", master=None, workers=())
+    [(view,)] = book.rows("SELECT view FROM latest")
+    book.write([journal.latest_row("idle", week.now, idle, json.loads(view))])
+    book.close()
+    done = ran("report", "-c", week.conf, "-o", tmp_path / "page.html")
+    assert done.status == 0, done.err
+    assert ">idle" in (tmp_path / "page.html").read_text()
 
 
 def test_report_to_stdout_is_utf_8(tmp_path: Path, capfdbinary: Any) -> None:

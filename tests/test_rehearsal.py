@@ -292,7 +292,7 @@ def test_the_buffer_is_measured_by_the_programs_there_are(rehearsed: Any) -> Non
 def test_a_name_that_matches_nothing_is_shown_what_there_is(rehearsed: Any) -> None:
     """A misspelt section."""
     (found,) = complaints(rehearsed(LISTENER + "[memwatch:webb]\nlimit = 1GB\n", 2))
-    assert found == "FAIL [memwatch:webb]: matches no program; there are: p0, p1"
+    assert found == "warn [memwatch:webb]: matches no program; there are: p0, p1"
 
 
 SECRET = "https://hooks.slack.com/services/T0001/B0001/abcdefgh12345678"

@@ -51,6 +51,17 @@ def test_what_a_newer_recording_may_hold_besides_is_left_alone() -> None:
     assert status == 0 and len(answers) == 1
 
 
+def test_who_is_not_in_the_first_tick_has_its_warm_up_though_that_tick_was_empty() -> None:
+    """Only where nobody could have seen it begin is a process taken to be older."""
+    sizes = [{**WORKER, "rss": 80 * MB + n * MB, "anon": 40 * MB + n * MB} for n in range(100)]
+    program = {"program": {"namespec": "w", "options": {"warmup": "10m", "confirm": "5s"}}}
+    told = {}
+    for name, first in (("shown", tick(0, sizes[0])), ("empty", tick(0))):
+        _, answers, _ = run(program, first, *(tick(5 * n, sizes[n]) for n in range(1, 100)))
+        told[name] = any(answer["verdicts"] for answer in answers)
+    assert told == {"shown": True, "empty": False}
+
+
 BAD = {
     "not JSON": "{",
     "too short": '{"t": 5.0, "workers": [{"pid"',

@@ -13,8 +13,8 @@ from rig import Rig, event, ticks
 from test_watch import ACT, Host
 from worlds import World
 
-from supervisor_memwatch import chronicle, config, markup, messages, notifiers
-from supervisor_memwatch.model import Command, Decision
+from supervisor_memwatch import chronicle, config, deeds, markup, messages, notifiers
+from supervisor_memwatch.model import Command, Decision, Entry, Verdict
 from supervisor_memwatch.options import Ceiling
 from supervisor_memwatch.units import MB
 
@@ -124,6 +124,29 @@ def test_the_ledger_compares_the_one_that_was_complained_of() -> None:
     assert (turn.before, turn.after) == (260 * MB, 250 * MB)  # RSS
 
 
+@pytest.mark.parametrize(
+    ("oldest", "target", "result", "words"),
+    [
+        (310.0, 340.0, "done", "670.0MB -> 620.0MB, 50.0MB back"),
+        (600.0, 305.0, "ineffective", "-> 620.0MB: hardly anything came back of worker 1002"),
+    ],
+)
+def test_whether_it_helped_is_judged_by_the_one_that_was_complained_of(
+    oldest: float, target: float, result: str, words: str
+) -> None:
+    """The ladder climbs for it alone, whatever the oldest gave back."""
+    world = two(fresh_base=300.0)
+    world.procs[0].base, world.procs[1].base = oldest, target
+    host = Host(world, replace(ACT, surge="auto", limit=None)).run(70)
+    verdict = Verdict("leak", 0.0, 1.0, 1.0, 0.9, "it leaks", True, True)
+    decision = Decision("recycle", "web", world.procs[1].id, verdict)
+    host.watch.ask(decision, world.now)
+    host.run(120)
+    last = host.watch.last_action
+    assert last is not None and (last["also_pid"], last["result"]) == (1001, result)
+    assert words in last["text"]
+
+
 def test_one_that_is_still_finishing_its_requests_is_waited_for() -> None:
     """No other action meanwhile; when it leaves after all, that is still our doing."""
     world = two()
@@ -138,6 +161,26 @@ def test_one_that_is_still_finishing_its_requests_is_waited_for() -> None:
     assert answer == "held" and reason.startswith("worker 1001 was asked to leave and is still")
     host.run(200)
     assert not host.watch.leaving and host.kinds("seen") == []
+
+
+def test_a_signal_that_could_not_be_sent_has_taken_nobody() -> None:
+    """SIGTTOU is tried once more; where that takes nobody either, nobody is named."""
+    world = two()
+    host = Host(world, replace(ACT, surge="auto", limit=None)).run(70)
+    host.watch.ask(Decision("recycle", "web", world.procs[1].id, None), world.now)
+    while host.watch.procedure is None or host.watch.procedure.step != "removing":
+        seen = host.watch.look(world.snapshot(world.now + 1.0))
+        if seen.decision is not None:
+            host.watch.begin(seen.decision)
+            world.obey(host.watch.launch())
+        elif [command.signal for command in seen.commands] != ["TTOU"]:
+            world.obey(seen.commands)
+        host.watch.carried_out()
+    assert host.watch.procedure.also == world.procs[0].id
+    [command] = seen.commands
+    host.watch.failed(command, "not permitted")
+    assert host.watch.procedure is not None
+    assert (host.watch.procedure.step, host.watch.procedure.also) == ("evening", None)
 
 
 # -- what a person reads
@@ -206,6 +249,25 @@ def test_an_action_under_way_says_whom_it_will_take(
     assert (action["also_pid"], action["result"]) == (1001, None)
     [program] = ran("status", "--json", "-c", rig.conf).document["programs"]
     assert program["action"]["also_pid"] == 1001
+    for command in (["status"], ["top", "--once"]):
+        told = " ".join(ran(*command, "-c", rig.conf).out.split())
+        assert "now: recycle worker 1002 and the oldest, 1001, " in told, command
+
+
+def test_what_was_told_of_both_ends_with_them() -> None:
+    """On the page, where the samples may be a minute late."""
+
+    def line(at: float, kind: str, text: str, **data: Any) -> Entry:
+        return Entry(at, "web", kind, text, data)
+
+    lines = [
+        line(1.0, "suspected", "worker 7: leak: it grows", pid=7, verdict="leak"),
+        line(2.0, "suspected", "worker 8: leak: it grows", pid=8, verdict="leak"),
+        line(9.0, "outcome", "done", procedure="web@1", result="done", also_pid=7),
+    ]
+    plans = {"web@1": {"action": "recycle", "target": [8, 1]}}
+    spans = deeds.told(lines, [], plans, None, 0.0, 20.0)
+    assert [(span["pid"], span["until"]) for span in spans] == [(7, 9.0), (8, 9.0)]
 
 
 def test_the_page_shows_both_and_what_two_boots_cost(

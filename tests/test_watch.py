@@ -12,7 +12,7 @@ from worlds import World
 
 from supervisor_memwatch import attribution
 from supervisor_memwatch.detectors import Past
-from supervisor_memwatch.model import Command, Decision, Entry, News, Verdict
+from supervisor_memwatch.model import Command, Decision, Entry, Held, News, Verdict
 from supervisor_memwatch.options import Budget, Ceiling, Options
 from supervisor_memwatch.releases import Code
 from supervisor_memwatch.units import MB
@@ -127,8 +127,20 @@ def test_all_that_holds_an_action_is_one_line() -> None:
     reasons = r": recycle held: 1 action in the last 1h; the budget is 1; cooldown for another \d+"
     assert both and re.search(reasons, both[0])
     assert len({(entry.at, entry.text.partition(" held: ")[0]) for entry in held}) == len(held)
-    [first, *_] = [item.summary for item in host.news if item.what == "held"]
-    assert "the budget is 1" in first and "cooldown" not in first
+    [first, *_] = [item for item in host.news if item.what == "held"]
+    assert "the budget is 1" in first.summary and "cooldown" not in first.summary
+    assert [verdict.kind for verdict in first.verdicts] == ["leak"], "what it is held of"
+
+
+def test_what_passes_within_seconds_is_shown_and_not_said() -> None:
+    """Alone or beside what lasts; not even to who asked."""
+    host = Host(World(count=2)).run(30)
+    decision = Decision("recycle", "web", host.world.procs[0].id, None)
+    passing = Held("in_action", "a reload is under way")
+    assert host.watch.hold(decision, passing, always=True) == ([], [])
+    [entry], [news] = host.watch.hold(decision, passing, Held("budget", "too many"))
+    assert entry.text.endswith("recycle held: too many") and news.summary.endswith(": too many")
+    assert passing in host.watch.held
 
 
 def test_the_cooldown_separates_two_actions() -> None:
@@ -545,6 +557,12 @@ def test_status_says_who_was_watched_for_too_short_a_time() -> None:
     assert host.run(300).watch.view({})["early"] == []
 
 
+def test_where_leaks_are_not_looked_for_it_is_never_too_early() -> None:
+    """There is nothing to wait for."""
+    host = Host(World(count=2), replace(ACT, growth="off")).run(60)
+    assert host.watch.view({})["early"] == []
+
+
 def test_status_has_the_trend_of_a_leak_as_soon_as_it_is_suspected() -> None:
     """Not only when the journal was saved next; of the healthy nothing is written at every tick."""
     world = World(count=2, leaking=1, leak=0.2)
@@ -568,6 +586,41 @@ def test_another_limit_judges_what_stands_anew_at_the_first_look() -> None:
     ]
     assert after.told and not after.act and "3.91GB in" in after.why
     assert not any("200.0MB" in text for text in again.advice) and again.advice
+
+
+def test_another_limit_is_not_forgotten_before_anybody_has_looked() -> None:
+    """A listener that ends before its first look leaves it to the next one."""
+    host = Host(World(count=2, leaking=1, leak=0.2), replace(ACT, mode="observe")).run(600)
+    dumped = host.watch.dump()
+    for _ in range(2):
+        again = Watch("web", replace(ACT, mode="observe", limit=Ceiling(bytes=4000 * MB)))
+        again.load(json.loads(json.dumps(dumped)))
+        dumped = again.dump()
+    assert again.past.anew
+    again.look(host.world.snapshot(605.0))
+    assert not again.past.anew and again.dump()["ceilings"] is not None
+
+
+def test_another_total_limit_judges_the_master_anew() -> None:
+    """As the workers."""
+    options = replace(ACT, mode="observe", limit=None, total_limit=Ceiling(bytes=1000 * MB))
+    host = Host(World(count=2))
+
+    def growing(at: float) -> Any:
+        snapshot = host.world.snapshot(at)
+        size = int((50 + 0.2 * at) * MB)
+        return snapshot._replace(master=snapshot.master._replace(rss=size, anon=size, pss=size))
+
+    watch = Watch("web", options)
+    for tick in range(1, 121):
+        seen = watch.look(growing(tick * 5.0))
+    again = Watch("web", replace(options, total_limit=Ceiling(bytes=8000 * MB)))
+    again.load(json.loads(json.dumps(watch.dump())))
+    [before] = [v for found in seen.verdicts.values() for v in found if v.kind == "master_growth"]
+    seen = again.look(growing(601.0))
+    [after] = [v for found in seen.verdicts.values() for v in found if v.kind == "master_growth"]
+    assert before.told and after.told and before.bound is not None and after.bound is not None
+    assert after.bound > 5 * before.bound and after.why != before.why
 
 
 def test_advice_ends_with_those_it_is_about() -> None:
