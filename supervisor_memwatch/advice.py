@@ -207,7 +207,8 @@ def _growth(known: Facts) -> str:
 def _speed(cases: Sequence[Case]) -> str:
     """How fast, with the interval or from the slowest to the fastest; what a unit of work costs."""
     trends = [case.growing.trend for case in cases]
-    rate, low, high = (units.median([trend[i] for trend in trends]) for i in range(3))
+    rate = units.median([trend.bytes_per_hour for trend in trends])
+    low, high = min(trend.low for trend in trends), max(trend.high for trend in trends)
     each = " each" if len(cases) > 1 else ""
     text = f"{_per_hour(rate)}{each}{_between(units.size(max(low, 0.0)), units.size(high))}"
     rates = [trend.bytes_per_hour for trend in trends]
@@ -557,7 +558,8 @@ def _at(at: float, snapshot: Snapshot) -> str:
 
 def _clock(at: float, snapshot: Snapshot) -> str:
     """`14:02`, as the clock on the wall has it, where that is known."""
-    minutes = (snapshot.clock or 0) + math.floor((at - snapshot.at) / MINUTE)
+    into = snapshot.at % MINUTE  # time zones differ by full minutes, or nearly so
+    minutes = (snapshot.clock or 0) + math.floor((at - snapshot.at + into) / MINUTE)
     return f"{minutes // 60 % 24:02d}:{minutes % 60:02d}"
 
 

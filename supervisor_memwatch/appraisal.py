@@ -31,6 +31,7 @@ LONGEST = 2 * HOUR  # that anybody is asked to watch
 AHEAD, EXCESS = 1.3, 10 * MB  # a worker that holds so much more than its siblings is named
 
 LEAKING = ("leak", "master_growth")
+BRIEF, POSSIBLE = 30.0, 0.5  # seconds; and what is said of growth in a shorter watch
 
 
 class Files(NamedTuple):
@@ -109,9 +110,18 @@ GROWS, WARM_UP, EARLY, IDLE, HEALTHY = "grows", "warming up", "too early", "idle
 OPEN = (GROWS, WARM_UP, EARLY, IDLE)
 
 
+def _tempered(verdict: Verdict, seconds: float) -> Verdict:
+    """How sure growth is was measured on watches of BRIEF and more; a shorter one earns less."""
+    if seconds >= BRIEF or verdict.kind not in LEAKING:
+        return verdict
+    return verdict._replace(confidence=min(verdict.confidence, POSSIBLE))
+
+
 def _worker(watched: Watched, worker: Worker, role: str) -> dict[str, Any]:
     last = watched.snapshots[-1]
-    verdicts = watched.verdicts.get(worker.id, ())
+    verdicts = [
+        _tempered(verdict, watched.seconds) for verdict in watched.verdicts.get(worker.id, ())
+    ]
     trend = trends.trend(watched.past, worker.id)
     shown = report.worker_json(
         worker,

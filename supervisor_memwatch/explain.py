@@ -400,7 +400,7 @@ def _quiet_words(quiet: Mapping[str, Any]) -> list[str]:
     if quiet["early"] and len(quiet["early"]) < len(pids):
         text += f", too early for one on {_pids(quiet['early'])}"
     fastest = quiet["fastest"]
-    if fastest:
+    if fastest and fastest["trend"]["bytes_per_hour"] > 0:
         trend = fastest["trend"]
         low, high = (units.rate(trend[key] / 3600) for key in ("low", "high"))
         text += f"; {fastest['pid']} grows most: {trend_words(trend)} ({low} to {high})"

@@ -365,9 +365,21 @@ def in_many_steps(series: Series, start: float) -> bool:
         if count < STEPS:
             continue
         steps = [b - a for a, b in pairwise(level.lows[-count:])]
-        if effective(steps) >= min(STEPS, 0.8 * (count - 1)):
+        if effective(_unfolded(steps, level.ats[-count:])) >= min(STEPS, 0.8 * (count - 1)):
             return True
     return False
+
+
+def _unfolded(steps: Sequence[float], ats: Sequence[float]) -> list[float]:
+    """Steps over times of about one length: one over a break, in which nobody looked, as the many
+    it stands for."""
+    spans = [b - a for a, b in pairwise(ats)]
+    usual = sorted(spans)[len(spans) // 2]
+    if max(spans) < 3 * usual or usual <= 0:
+        return list(steps)
+    counts = [max(round(span / usual), 1) for span in spans]
+    parts = zip(steps, counts, strict=True)
+    return [step / count for step, count in parts for _ in range(min(count, 2 * KEPT))]
 
 
 def effective(steps: Sequence[float]) -> float:

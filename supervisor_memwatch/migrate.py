@@ -559,6 +559,12 @@ def _of_rules(rules: Sequence[Rule], pairs: Pairs) -> Iterable[str]:
                 f"{', '.join(map(str, several))} all mean {name}: memmon restarts it once for each "
                 "that it is over; memwatch has the lowest."
             )
+    everything = [rule for rule in rules if rule.flag == "-a"]
+    for rule in (rule for rule in rules if rule.flag == "-g" and everything):
+        yield (
+            f"{', '.join(map(str, (rule, *everything)))} all mean {rule.name}: memmon restarts its "
+            "programs once for each that they are over; memwatch has the lowest."
+        )
 
 
 def _of_file(found: Sequence[Found], ini: IniFile) -> Iterable[str]:

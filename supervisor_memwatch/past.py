@@ -289,7 +289,8 @@ class Past:
         now = at + self.shift
         self.unseen = now - self.now > max(UNSEEN, 3 * self.interval)
         self.interval = now - self.now
-        self.usual += (self.interval - self.usual) * (0.1 if self.usual else 1.0)
+        if not (self.unseen and self.usual):  # a break is not the pace of the ticks
+            self.usual += (self.interval - self.usual) * (0.1 if self.usual else 1.0)
         self.now = now
         return now
 

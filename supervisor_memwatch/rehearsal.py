@@ -375,6 +375,8 @@ def _listener_runs(config: Config, programs: list[dict[str, Any]]) -> Iterator[L
             running = found["statename"] == "RUNNING"
             why = f": {found['spawnerr']}" if found.get("spawnerr") else ""
             advice = "" if running else "; its stderr says why (supervisorctl tail NAME stderr)"
+            if found["statename"] == "STOPPED":  # by somebody
+                advice = f"; supervisorctl start {config.listener[0]}"
             yield Line(running, "listener", f"{found['statename']}{why}{advice}")
             return
     text = f"supervisord does not know {config.listener[0]}: run supervisorctl update"

@@ -122,8 +122,8 @@ def growing(options: Options, snapshot: Snapshot, past: Past, worker: Worker) ->
     if life is None or standing is None or standing.opinion.stretch is None or speed is None:
         return None
     stretch = standing.opinion.stretch
-    last = life.series.levels[0].lows[-1]
-    span = life.series.levels[0].ats[-1] - stretch.start
+    until, last = life.known()
+    span = until - stretch.start
     per_work = stretch.per_work
     work_rate = stretch.rate / per_work if per_work else None
     unit = None

@@ -118,7 +118,7 @@ def test_a_leak_is_said_with_all_its_numbers() -> None:
 def test_several_workers_are_said_at_once() -> None:
     """The median of them or from the slowest to the fastest, and their pids while these are few."""
     for rates, words in (
-        ((59.0, 60.0, 66.0), "60.0MB/h each"),
+        ((59.0, 60.0, 66.0), "60.0MB/h each (59.0MB to 66.0MB)"),
         ((50.0, 60.0, 90.0), "50.0MB to 90.0MB/h"),
     ):
         cases = (case(7 + n, growing(rate)) for n, rate in enumerate(rates))
@@ -173,23 +173,23 @@ def history(before: float | None, after: float, hours: float = 21.0, sure: bool 
 @pytest.mark.parametrize(
     ("releases", "words"),
     [
-        (history(12.0, 88.0), "since the deploy at 12:59: 12.0MB/h before, 88.0MB/h since"),
+        (history(12.0, 88.0), "since the deploy at 13:00: 12.0MB/h before, 88.0MB/h since"),
         (
             history(None, 88.0),
-            "since the deploy at 12:59: no leak in 42 worker-hours before, 88.0MB/h since",
+            "since the deploy at 13:00: no leak in 42 worker-hours before, 88.0MB/h since",
         ),
         (
             history(80.0, 88.0),
-            "not from the deploy at 12:59: 80.0MB/h before it, 88.0MB/h since",
+            "not from the deploy at 13:00: 80.0MB/h before it, 88.0MB/h since",
         ),
         (
             history(None, 88.0, hours=0.2),
-            "88.0MB/h since the deploy at 12:59; before it was not watched for long enough to "
+            "88.0MB/h since the deploy at 13:00; before it was not watched for long enough to "
             "compare",
         ),
         (
             history(None, 88.0, sure=False),
-            "since the reload at 12:59 (whether its code changed is not known): no leak in 42 "
+            "since the reload at 13:00 (whether its code changed is not known): no leak in 42 "
             "worker-hours before, 88.0MB/h since",
         ),
     ],

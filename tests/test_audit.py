@@ -238,6 +238,13 @@ def judged(watch: appraisal.Watched) -> list[str]:
     return [each["judgement"] for each in appraisal.document(watch)["workers"]]
 
 
+def test_growth_in_a_watch_of_seconds_is_possible_and_no_more() -> None:
+    """How sure it is was measured on watches of half a minute and more."""
+    short = watched({11: leak})._replace(seconds=10.0)
+    assert appraisal.document(short)["workers"][0]["confidence"] == 0.5
+    assert appraisal.document(watched({11: leak}))["workers"][0]["confidence"] > 0.8
+
+
 def test_a_leak_is_named_within_a_minute_with_how_sure_it_is() -> None:
     """And the healthy one beside it is healthy."""
     document = appraisal.document(watched({11: leak, 12: flat}))

@@ -142,6 +142,8 @@ def test_nothing_to_do_is_said_with_what_was_looked_at() -> None:
     text = said(program(worker(1), worker(2, trend=trend)))
     assert text.startswith("web: It does nothing, for there is nothing to do")
     assert "no verdict on 2 workers (1, 2); 2 grows most: +2.0MB/h (-1.0MB/h to +5.0MB/h)" in text
+    flat = {"bytes_per_hour": 0.0, "low": 0.0, "high": 0.0}
+    assert "grows most" not in said(program(worker(1, trend=flat)))
     assert "mode act; 2 actions in the last 1h; the budget is 6" in text
     assert "last action: none that is remembered" in text
 

@@ -230,6 +230,7 @@ def test_what_memmon_refuses_is_refused() -> None:
         ("-p a:b=1MB", "-p a:b=1MB: memmon 2.0 ends with KeyError"),
         ("-p web_00=1MB", "write [memwatch:GROUP:web_00]"),
         ("-p web=1MB -a 2MB", "-p web=1MB, -a 2MB all mean web: memmon restarts it once for each"),
+        ("-g web=2MB -a 1MB", "-g web=2MB, -a 1MB all mean web: memmon restarts its programs once"),
         ("-p web=1MB -u 1d", "-u 1d: memwatch always tells"),
         ("-p web=1MB -s /bin/m", "-s /bin/m: memwatch starts no mail program"),
         ("-n x -p web=1MB", "-n x (memmon itself loses it to the -p or -g behind it)"),

@@ -252,6 +252,25 @@ def test_a_rush_that_pauses_between_two_large_requests_is_still_confirmed() -> N
     assert not growth.pauses(samples[:6])
 
 
+def test_a_break_without_a_look_neither_slows_the_history_down_nor_hides_a_leak() -> None:
+    """A listener that was stopped for 18 minutes: what it was told before is acted on at once."""
+    program = Program(limit=400)
+    program.run(600, lambda n, at: 60 + at * 0.1)
+    assert program.told and not program.acted
+    program.past.interval = 5.0
+    at = 600 + 18 * 60.0
+    worker = Worker(WorkerId(1, 1), 9000 + at, int((60 + at * 0.1) * MB), 0, cpu=at * 0.1)
+    worker = worker._replace(anon=worker.rss, uss=worker.rss)
+    seen = Snapshot("web", at, RUNNING, 0, "gunicorn", None, (worker,))
+    detectors.remember(program.options, program.past, seen)
+    program.run(at + 180, lambda n, at: 60 + at * 0.1)
+    assert program.past.usual == pytest.approx(5.0)
+    assert program.acted
+    growing = trends.growing(program.options, program.last, program.past, program.last.workers[0])
+    assert growing is not None
+    assert growing.last - growing.first == pytest.approx(growing.span * 0.1 * MB, rel=0.05)
+
+
 def test_growth_that_slows_down_per_work_done_is_given_more_room() -> None:
     """Under a load that rises, a cache grows as fast as before until it is full."""
 
