@@ -27,6 +27,7 @@ WANTED = 0.25 * MB / MINUTE  # and a longer one would
 FEW_FILES, FEW_THREADS = 4, 3  # growth that is worth a word
 CREEP = 0.1 * MB / MINUTE  # growth that healthy workers show for some minutes, and slow leaks too
 ASLEEP = 0.0005  # CPU seconds per second: a worker that only keeps its heart beating
+END = 15.0  # seconds: what is compared is taken from the last looks, not from the whole watch
 LONGEST = 2 * HOUR  # that anybody is asked to watch
 AHEAD, EXCESS = 1.3, 10 * MB  # a worker that holds so much more than its siblings is named
 
@@ -70,11 +71,13 @@ def document(watched: Watched) -> dict[str, Any]:
     workers = [_worker(watched, worker, role) for worker in last.workers]
     master = None if last.master is None else _worker(watched, last.master, "master")
     everyone = [*([master] if master else []), *workers]
-    lows = {worker.id: _low(watched, worker) for worker in last.workers}
+    ends = tuple(_end(watched, worker) for worker in last.workers)
+    lows = {worker.id: worker.anon or 0 for worker in ends}
     before = watched.before
     compared = comparison.nothing()
     if before:
-        compared = comparison.document(lows, last, before, watched.options.warmup)
+        now = last._replace(workers=ends)
+        compared = comparison.document(lows, now, before, watched.options.warmup)
     found = [text for person in (*everyone, *watched.left) for text in _found(person)]
     found += [f"program: {v.kind}: {v.why}" for v in watched.verdicts.get(None, ()) if v.told]
     surer = _surer(watched, everyone)
@@ -95,6 +98,7 @@ def document(watched: Watched) -> dict[str, Any]:
         "came": [str(worker.id) for worker in last.workers if worker.id not in first],
         "ended": watched.ended,
         "low_anon": {str(id): low for id, low in lows.items()},
+        "low_work": {str(w.id): {"cpu": w.cpu, "requests": w.requests} for w in ends},
         **compared,
         "found": found + comparison.found(compared["changes"]),
         "advice": list(advice.lines(watched.options, last, watched.past, watched.verdicts)),
@@ -186,8 +190,13 @@ def _seen(watched: Watched, id: WorkerId) -> Iterable[tuple[float, Worker]]:
                 yield snapshot.at, worker
 
 
-def _low(watched: Watched, worker: Worker) -> int:
-    return min(each.anon or 0 for _, each in _seen(watched, worker.id))
+def _end(watched: Watched, worker: Worker) -> Worker:
+    """It at the end of the watch, at the (last) look that found it with the least memory: what it
+    holds between two requests, and the work of that very moment."""
+    since = watched.snapshots[-1].at - END
+    looks = [each for at, each in _seen(watched, worker.id) if at >= since]
+    known = [each for each in reversed(looks) if each.anon is not None]
+    return min(known, key=lambda each: each.anon or 0, default=worker)
 
 
 def _buckets(watched: Watched, id: WorkerId) -> int:

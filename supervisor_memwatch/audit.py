@@ -489,3 +489,5 @@ def _shape_of_saved(program: Mapping[str, Any]) -> None:
         _ = 0 + (change.get("work") or 0) + (change.get("runs") or 0)
     _ = [int(id.partition(":")[0]) for id in _ids(program)]
     _ = [0 + program["low_anon"][worker["id"]] for worker in program["workers"]]
+    for done in program.get("low_work", {}).values():
+        _ = 0 + (done.get("cpu") or 0) + (done.get("requests") or 0)

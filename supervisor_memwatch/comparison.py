@@ -141,7 +141,10 @@ def _found_words(program: Mapping[str, Any], change: Mapping[str, Any]) -> str:
     if _is_less(change):
         return "less"
     ruled_out = program["ruled_out"]
-    return "same so far" if ruled_out and not ruled_out["enough"] else word
+    if not ruled_out or ruled_out["enough"]:
+        return word
+    # Of what is nearly more than noise, "same" would claim too much.
+    return "too early" if change["beyond"] > change["hidden"] / 2 else "same so far"
 
 
 def _is_less(change: Mapping[str, Any]) -> bool:
@@ -197,6 +200,7 @@ def _growth(old: Sequence[Mapping[str, Any]]) -> list[str]:
         how = sure(max(change["confidence"] for change in leaks))
         said.append(
             f"a leak, {how}: worker{'s' * (len(leaks) > 1)} {pids} grew again{_for_work(leaks)}"
+            + _in_all(leaks)
         )
     grew = [change for change in old if change["found"] == runs.GREW]
     if grew and all(change["idle"] or did_nothing(change) for change in grew):
@@ -225,9 +229,19 @@ def _for_work(leaks: Sequence[Mapping[str, Any]]) -> str:
     shares = [change["share"] for change in leaks]
     if None in shares:
         return " (what work it did is not known of both runs)"
-    if all(runs.ALIKE <= share <= 1 / runs.ALIKE for share in shares):
-        return " for the same work"
-    return f" for {units.median(shares):.1f} times the work of the run before"
+    share = units.median(shares)
+    if runs.ALIKE <= share <= 1 / runs.ALIKE:
+        return " for about the same work"
+    return f" for {share:.1f} times the work of the run before"
+
+
+def _in_all(leaks: Sequence[Mapping[str, Any]]) -> str:
+    """The sums, where a worker alone grew by too little."""
+    if not any(change["together"] for change in leaks):
+        return ""
+    now = units.signed_size(sum(change["beyond"] for change in leaks))
+    then = units.signed_size(sum(change["earlier"] or 0 for change in leaks))
+    return f", together by {now} ({then} in the run before)"
 
 
 def not_compared(program: Mapping[str, Any], file: str) -> list[str]:
@@ -274,7 +288,7 @@ def surer(
     if old and all(map(did_nothing, old)):
         said.append(f"watch it: {command} --for 10m" if grew else f"do the run, then: {again}")
     elif any(change["found"] == runs.UNCLEAR for change in old):
-        said.append(f"do the same run in full, then: {again}")
+        said.append(f"do more of the same run, then: {again}")
     elif ruled_out is not None and not ruled_out["enough"] and not grew:
         said.append(f"{_more(ruled_out, program['since'])}: {again}")
     young = [change for change in grew if change["young"]]

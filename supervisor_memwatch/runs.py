@@ -3,7 +3,8 @@
 What idle siblings grew by (their median) is not the run's doing. What a worker grew by beyond that
 it holds on to: a leak, or a cache that filled. One run cannot tell these apart; the same run again
 can, for a leak costs as much for the same work as it did before, and a cache that has filled costs
-nothing. So kept files remember the growth and the work of the run before.
+nothing. So kept files remember the growth and the work of the run before. Workers of one program do
+the same kind of work: where each alone grew by too little, what they grew by together is judged.
 
 Not here: sampling and files (audit.py), the words around it (comparison.py). Bytes; work is
 requests where they are counted before and after, else CPU seconds.
@@ -24,6 +25,7 @@ SHARE = 0.05
 IDLE = 0.1  # of the busiest sibling's work: less is idle
 REPEATED = 0.5  # of what the work cost in the run before: a leak costs that again
 ALIKE = 0.8  # and so nearly the same that little doubt is left
+TOGETHER = 0.7  # of the noise of one: what several have in common is that much less likely noise
 
 LEAK, GREW, SETTLED, SAME, NEW, UNCLEAR = "leak", "grew", "settled", "same", "new", "unclear"
 
@@ -49,14 +51,16 @@ class Change(NamedTuple):
     hidden: int = 0  # growth up to so much would not have been found
     share: float | None = None  # its work, of that of the run before; None: not known of both
     then: float | None = None  # its age at the first look
+    together: bool = False  # found in what the workers grew by together, not in its own alone
 
 
 def compare(
     lows: Mapping[WorkerId, int], workers: Sequence[Worker], before: Mapping[str, Any]
 ) -> list[Change]:
-    """Each worker with itself before a run. `lows`: the least anonymous memory each was seen with
-    now; `before`: a program as `--save` kept it."""
-    old = {worker["id"]: worker for worker in before["workers"]}
+    """Each worker with itself before a run. `lows`: the anonymous memory of each now, at the moment
+    of which `workers` have the work; `before`: a program as `--save` kept it."""
+    moments = before.get("low_work", {})
+    old = {each["id"]: {**each, **moments.get(each["id"], {})} for each in before["workers"]}
     kept = {change["id"]: change for change in before.get("changes", ())}
     there = [worker for worker in workers if str(worker.id) in old]
     cpu = {w.id: _spent(w.cpu, old[str(w.id)].get("cpu")) for w in there}
@@ -75,7 +79,7 @@ def compare(
             changes.append(_new(worker, lows[id]))
             continue
         beyond = grown[id] - (control or 0 if id not in idle else 0)
-        noise = max(LEAST, int(SHARE * before["low_anon"][str(id)]))
+        noise = _noise(before["low_anon"][str(id)])
         earlier = kept.get(str(id))
         verdict = _judge(beyond, noise, work[id], unit, earlier)
         why = _why(grown[id], control if id not in idle else None, work[id], unit, earlier)
@@ -102,13 +106,71 @@ def compare(
                 then=old[str(id)].get("age"),
             )
         )
-    return changes
+    return _together(changes, kept, before["low_anon"])
 
 
 def gone(workers: Sequence[Worker], before: Mapping[str, Any]) -> list[str]:
     """The pids of those that were there before and are no more."""
     here = {str(worker.id) for worker in workers}
     return [w["id"].partition(":")[0] for w in before["workers"] if w["id"] not in here]
+
+
+def _together(
+    changes: Sequence[Change], kept: Mapping[str, Mapping[str, Any]], held: Mapping[str, int]
+) -> list[Change]:
+    """Where what those that worked grew by together says more than each alone, that is found of
+    those that grew alike."""
+    worked = [c for c in changes if c.work is not None and c.work > 0 and not c.idle]
+    both = [c for c in worked if _repeats(c, kept.get(str(c.id)))]
+    pool = both if len(both) > 1 else worked
+    if len(pool) < 2:
+        return list(changes)
+    grown = sum(c.beyond for c in pool)
+    work = sum(c.work or 0.0 for c in pool)
+    noise = int(TOGETHER * sum(_noise(held[str(c.id)]) for c in pool))
+    unit = str(pool[0].unit)
+    earlier = _sum([kept[str(c.id)] for c in both]) if pool is both else None
+    found, runs, confidence = _judge(grown, noise, work, unit, earlier)
+    ids = {c.id for c in pool if _says_more(found, c, grown * (c.work or 0.0) / work)}
+    return [
+        c._replace(found=found, runs=runs, confidence=confidence, together=True)
+        if c.id in ids
+        else c
+        for c in changes
+    ]
+
+
+def _repeats(change: Change, earlier: Mapping[str, Any] | None) -> bool:
+    """Whether the run before is known to have been work as well, in the same unit."""
+    return (
+        earlier is not None
+        and not earlier.get("idle")
+        and bool(_share(change.work, str(change.unit), earlier))
+    )
+
+
+def _sum(earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several did in the run before, as of one."""
+    return {
+        "beyond": sum(each["beyond"] for each in earlier),
+        "work": sum(each["work"] for each in earlier),
+        "unit": earlier[0]["unit"],
+        "runs": min(int(each.get("runs") or 1) for each in earlier),
+    }
+
+
+def _says_more(found: str, change: Change, expected: float) -> bool:
+    """Whether what was found of all together is more than what was found of this one, and true of
+    it. `expected`: what its work cost if it cost what it cost them all."""
+    if found in (LEAK, GREW):
+        open = (SAME, UNCLEAR) if found == GREW else (SAME, UNCLEAR, GREW)
+        return change.found in open and change.beyond >= REPEATED * expected
+    grew_before = (change.earlier or 0) > change.hidden / 2
+    return found == SETTLED and change.found in (SAME, UNCLEAR) and grew_before
+
+
+def _noise(held: int) -> int:
+    return max(LEAST, int(SHARE * held))
 
 
 def _new(worker: Worker, low: int) -> Change:
@@ -147,10 +209,10 @@ def _judge(
     share = _share(work, unit, earlier)
     share = 1.0 if share is None else share
     expected = earlier["beyond"] * share
-    if beyond <= noise and expected * REPEATED <= noise:
+    if beyond <= noise and expected - max(beyond, 0) <= noise:
         return UNCLEAR, runs - 1, 0.5  # too little work for a leak to show
     if beyond < REPEATED * expected:
-        return SETTLED, 0, 0.9 if beyond <= noise else 0.7
+        return SETTLED, 0, 0.9 if beyond <= noise < expected * REPEATED else 0.7
     again = beyond / expected if expected > 0 else 1.0
     alike = ALIKE <= again <= 1 / ALIKE
     return LEAK, runs, min(0.97, (0.85 if alike else 0.7) + 0.05 * (runs - 2))

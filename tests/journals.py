@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from servers import Supervisor, wait_until
 
+from supervisor_memwatch import report
 from supervisor_memwatch.journal import JournalError, Reader
 
 
@@ -77,6 +78,12 @@ class Book:
     def watched(self) -> set[str]:
         """The programs that were looked at."""
         return {row[0] for row in self.rows("SELECT namespec FROM latest")}
+
+    def workers(self, namespec: str) -> set[int]:
+        """The pids of the workers that were seen at the last look."""
+        rows = self.rows("SELECT snapshot FROM latest WHERE namespec = ?", namespec)
+        seen = report.snapshot_from_json(json.loads(rows[0][0])) if rows else None
+        return {worker.id.pid for worker in seen.workers} if seen is not None else set()
 
     def answer(self, id: str) -> tuple[str, str] | None:
         """The answer to a request and its reason."""

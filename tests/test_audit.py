@@ -137,6 +137,57 @@ def runs_in_a_row(*growths: tuple[float, float]) -> list[runs.Change]:
     return found
 
 
+def runs_of_siblings(*each_run: list[tuple[float, float]]) -> list[list[str]]:
+    """What is found of workers of 120 MB, run after run: (MB grown, CPU seconds) of each."""
+    figures = [(120.0, 1.0)] * len(each_run[0])
+    kept, found = saved([worker(n, *of) for n, of in enumerate(figures, 1)]), []
+    for run in each_run:
+        figures = [
+            (mb + grown, cpu + s) for (mb, cpu), (grown, s) in zip(figures, run, strict=True)
+        ]
+        now = [worker(n, *of) for n, of in enumerate(figures, 1)]
+        changes = runs.compare({w.id: w.anon or 0 for w in now}, now, kept)
+        found.append([change.found for change in changes])
+        kept = saved(now)
+        kept["changes"] = [{**change._asdict(), "id": str(change.id)} for change in changes]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("each_run", "found"),
+    [
+        # Some of them more than a twentieth of what they held, some less: alike, and alike again.
+        (
+            [
+                [(5.7, 0.38), (6.2, 0.40), (5.4, 0.36)],
+                [(6.4, 0.40), (5.4, 0.36), (5.5, 0.37)],
+                [(0.2, 0.40), (0.0, 0.38), (0.1, 0.40)],
+            ],
+            [["grew"] * 3, ["leak"] * 3, ["settled"] * 3],
+        ),
+        # A third of the work: a leak would not show.
+        (
+            [[(5.7, 0.4), (6.2, 0.4), (5.4, 0.4)], [(0.1, 0.1), (0.2, 0.1), (0.1, 0.1)]],
+            [["grew"] * 3, ["same"] * 3],
+        ),
+        # Drift, though all of them drift.
+        ([[(3.5, 0.4)] * 8, [(3.5, 0.4)] * 8], [["same"] * 8] * 2),
+        # One leaks, its siblings do not, though they work as much.
+        (
+            [[(30, 0.4), (1, 0.4), (0, 0.4)], [(30, 0.4), (1, 0.4), (2, 0.4)]],
+            [["grew", "same", "same"], ["leak", "same", "same"]],
+        ),
+        # One alone, its idle siblings the control: nothing to put together.
+        ([[(5.7, 0.4), (0, 0.0), (0, 0.0)]] * 2, [["same"] * 3] * 2),
+    ],
+)
+def test_what_is_too_little_in_each_is_judged_in_all_together(
+    each_run: list[list[tuple[float, float]]], found: list[list[str]]
+) -> None:
+    """Sum of growth over sum of work, of this run and of the one before."""
+    assert runs_of_siblings(*each_run) == found
+
+
 @pytest.mark.parametrize(
     ("growths", "found"),
     [
@@ -185,6 +236,28 @@ def test_what_idle_siblings_grew_by_hides_as_much_of_a_leak() -> None:
         new = [worker(1, 50, 9.0), worker(2, 50 + control, 1.0)]
         lows = {each.id: each.anon or 0 for each in new}
         assert [c.hidden for c in runs.compare(lows, new, saved(old))] == [hidden * MB, 4 * MB]
+
+
+def test_memory_and_work_that_are_compared_are_of_the_end_of_the_watch() -> None:
+    """Of one moment: not the memory of its start with the work of its end."""
+    served = {"cpu11": lambda s: s * 0.1, "requests11": lambda s: 10 + 100 * s}
+    watch = watched({11: lambda s: 60 + s}, 300, **served)
+    kept = {**appraisal.document(watch), "saved": 1e9}
+    at = kept["low_work"]["11:11"]["requests"] // 100
+    assert 285 <= at <= 300 and kept["low_anon"]["11:11"] == (60 + at) * MB
+    [later] = watched({11: lambda s: 400.0}, 0, requests11=lambda s: 40010).snapshots
+    [change] = appraisal.document(watch._replace(snapshots=[later], before=kept))["changes"]
+    assert (change["grown"], change["work"]) == ((340 - at) * MB, 40000 - 100 * at)
+    now = appraisal.document(watch._replace(before=kept_before(60, 60, requests=10)))["changes"][0]
+    assert now["grown"] == now["work"] / 100 * MB
+
+
+def test_a_look_that_caught_a_request_is_not_what_is_held() -> None:
+    """The least of the last looks, and the latest of those."""
+    busy = watched({11: lambda s: 60.0 if s in (50, 55) else 90.0}, requests11=lambda s: int(s))
+    document = appraisal.document(busy)
+    assert document["low_anon"]["11:11"] == 60 * MB
+    assert document["low_work"]["11:11"]["requests"] == 55
 
 
 def test_those_that_are_gone_are_named() -> None:
@@ -440,6 +513,21 @@ def test_a_comparison_says_what_leak_would_not_have_shown() -> None:
     assert "surer" not in shown
 
 
+def test_of_a_leak_of_all_together_the_sums_are_said() -> None:
+    """Each alone is within the noise; of one run it is not said that they hold the same so far."""
+    before = kept_before(56.5, 56.8)
+    work: dict[str, Any] = {"cpu11": lambda s: 0.4, "cpu12": lambda s: 0.4}
+    assert "workers 11, 12 hold on to what the run left" in compared_text(before, **work)
+    before["changes"] = [
+        {"id": id, "beyond": int(3.4 * MB), "work": 0.4, "unit": "CPU second", "runs": 1}
+        for id in before["low_anon"]
+    ]
+    said = "workers 11, 12 grew again for about the same work, together by +6.7MB (+6.8MB in the"
+    assert said in compared_text(before, **work)
+    shown = compared_text(kept_before(56.5, 60), **work)
+    assert "too early  +3.5MB" in shown and "same so far  +0B" in shown
+
+
 def test_of_those_beside_one_that_grew_it_is_said_what_would_not_have_shown() -> None:
     """One grew, the other holds the same, after as many requests."""
     served: dict[str, Any] = {"requests11": lambda s: 57, "requests12": lambda s: 57}
@@ -504,7 +592,7 @@ def test_growth_of_all_without_any_work_is_not_the_runs_doing() -> None:
 @pytest.mark.parametrize(
     ("work", "earlier", "text"),
     [
-        (10.0, 10.0, "worker 11 grew again for the same work"),
+        (10.0, 10.0, "worker 11 grew again for about the same work"),
         (10.0, 20.0, "worker 11 grew again for 0.5 times the work of the run before"),
         (10.0, None, "worker 11 grew again (what work it did is not known of both runs)"),
         (0.0, 10.0, "worker 11 grew again, though it did no work: look at threads"),
@@ -513,7 +601,7 @@ def test_growth_of_all_without_any_work_is_not_the_runs_doing() -> None:
 def test_a_repeated_growth_is_said_with_the_work_that_is_known(
     work: float, earlier: float | None, text: str
 ) -> None:
-    """ "For the same work" only where it was."""
+    """"For about the same work" only where it was."""
     before = kept_before(20, 60)
     unit = None if earlier is None else "CPU second"
     before["changes"] = [

@@ -157,11 +157,12 @@ class Played:
         )
 
     def _closed(self, case: Case) -> None:
-        """No action of it is open, and all its workers are there."""
+        """No action of it is open, and all its workers are there, and were seen."""
         wait_until(
             lambda: (
                 case.name not in self.book.open_steps()
                 and len(self.supervisor.children(case.name)) == WORKERS
+                and self.book.workers(case.name) == self.supervisor.children(case.name)
             ),
             120,
             lambda: f"{case.name} is over\n{self.supervisor}",
