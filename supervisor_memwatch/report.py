@@ -99,7 +99,7 @@ def program_json(
     past: detectors.Past | None = None,
 ) -> dict[str, Any]:
     """One program of `status --json`. `seen`: what Watch.view gave; `past`: for the trends of those
-    that nothing is said of."""
+    that hardly move."""
     verdicts: dict[WorkerId | None, list[Verdict]] = {
         WorkerId(*id) if id else None: [Verdict(*verdict) for verdict in opinions]
         for id, opinions in seen["verdicts"]
@@ -107,10 +107,10 @@ def program_json(
     limit = options.limit.of(snapshot.available) if options.limit else None
     total_limit = options.total_limit.of(snapshot.available) if options.total_limit else None
 
-    suspects = {WorkerId(*id): trends.Trend(*trend) for id, trend in seen.get("trends", ())}
+    moving = {WorkerId(*id): trends.Trend(*trend) for id, trend in seen.get("trends", ())}
 
     def shape(worker: Worker, limit: int | None) -> dict[str, Any]:
-        trend = suspects.get(worker.id)
+        trend = moving.get(worker.id)
         if trend is None and past is not None:
             trend = trends.trend(past, worker.id)
         return worker_json(

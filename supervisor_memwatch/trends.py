@@ -89,10 +89,13 @@ def early(past: Past, id: WorkerId) -> Early | None:
     return Early(max(past.now - began, 0.0), (growth.WINDOWS[0] + 1) * series.width)
 
 
-def suspected(past: Past) -> list[WorkerId]:
-    """Whose growth an opinion stands about, told or not."""
-    ids = (id for id, kind in past.standing if kind in (LEAK, MASTER_GROWTH))
-    return [id for id in ids if id is not None]
+def moving(past: Past) -> list[WorkerId]:
+    """Whose trend is worth a look: an opinion stands about its growth, or it has grown lately."""
+    ids = {id for id, kind in past.standing if kind in (LEAK, MASTER_GROWTH) and id is not None}
+    for id, life in past.lives.items():
+        if life.series.levels and growth.rises(life.series.levels[0]):
+            ids.add(id)
+    return sorted(ids)
 
 
 class Growing(NamedTuple):

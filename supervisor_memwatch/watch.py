@@ -1019,7 +1019,7 @@ class Watch:
             "early": [[w.id, early] for w in judged if (early := trends.early(self.past, w.id))],
             "trends": [
                 [id, trend]
-                for id in trends.suspected(self.past)
+                for id in trends.moving(self.past)
                 if (trend := trends.trend(self.past, id))
             ],
             "verdicts": [[id, opinions] for id, opinions in verdicts.items() if opinions],

@@ -601,7 +601,7 @@ def test_growth_of_all_without_any_work_is_not_the_runs_doing() -> None:
 def test_a_repeated_growth_is_said_with_the_work_that_is_known(
     work: float, earlier: float | None, text: str
 ) -> None:
-    """"For about the same work" only where it was."""
+    """ "For about the same work" only where it was."""
     before = kept_before(20, 60)
     unit = None if earlier is None else "CPU second"
     before["changes"] = [

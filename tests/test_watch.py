@@ -572,6 +572,20 @@ def test_status_has_the_trend_of_a_leak_as_soon_as_it_is_suspected() -> None:
     assert trend.bytes_per_hour == pytest.approx(0.2 * MB * 3600, rel=0.01)
 
 
+def test_status_has_the_trend_of_a_worker_that_has_just_stopped_growing() -> None:
+    """Not that of the last time the journal was saved."""
+    world = World(count=2)
+    host = Host(world, replace(ACT, mode="observe"))
+    world.procs[0].leak, world.procs[0].base = 0.02, 30.0
+    host.run(200)
+    held = world.procs[0].size(world.now) / MB
+    world.procs[0].leak, world.procs[0].base = 0.0, held
+    host.run(400)
+    trends = dict(host.watch.view({})["trends"])
+    assert trends[world.procs[0].id].bytes_per_hour < 0.02 * MB * 3600 / 2
+    assert world.procs[1].id not in trends
+
+
 def test_another_limit_judges_what_stands_anew_at_the_first_look() -> None:
     """Neither its words nor whether it is acted on are those of the limit before."""
     host = Host(World(count=2, leaking=1, leak=0.2), replace(ACT, mode="observe")).run(600)
