@@ -344,8 +344,6 @@ def _answer(found: Mapping[str, Any], now: float, options: Options | None) -> st
 
 def _watched(quiet: Mapping[str, Any]) -> str:
     """How long, and how long it takes."""
-    if quiet["watched"] is None:
-        return ""
     watched, needed = units.time(quiet["watched"]), units.time(quiet["needed"])
     return f", watched for {watched}; it takes {needed}, less where growth is fast"
 

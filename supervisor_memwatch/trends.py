@@ -32,11 +32,7 @@ def trend(past: Past, id: WorkerId) -> Trend | None:
     life = past.lives.get(id)
     if life is None or not life.series.levels:
         return None
-    stretch = None
-    for kind in (LEAK, MASTER_GROWTH):
-        standing = past.standing.get((id, kind))
-        if standing is not None:
-            stretch = standing.opinion.stretch or stretch
+    stretch = _stretch(past, id)
     slopes = []
     for series in (life.series, life.second):
         index = 0 if stretch is None else stretch.level
@@ -56,6 +52,12 @@ def trend(past: Past, id: WorkerId) -> Trend | None:
     until, last = life.known()
     rate = HOUR * (last - stretch.first) / max(until - stretch.start, 1.0)
     return Trend(rate, min(found.low, rate), max(found.high, rate))
+
+
+def _stretch(past: Past, id: WorkerId) -> growth.Stretch | None:
+    """The growth that a standing `leak` or `master_growth` is about."""
+    standing = past.standing.get((id, LEAK)) or past.standing.get((id, MASTER_GROWTH))
+    return None if standing is None else standing.opinion.stretch
 
 
 def hours_to_limit(
@@ -120,11 +122,9 @@ class Growing(NamedTuple):
 def growing(options: Options, snapshot: Snapshot, past: Past, worker: Worker) -> Growing | None:
     """The growth that a standing `leak` or `master_growth` of a worker is about."""
     life = past.lives.get(worker.id)
-    standing = past.standing.get((worker.id, LEAK)) or past.standing.get((worker.id, MASTER_GROWTH))
-    speed = trend(past, worker.id)
-    if life is None or standing is None or standing.opinion.stretch is None or speed is None:
+    stretch, speed = _stretch(past, worker.id), trend(past, worker.id)
+    if life is None or stretch is None or speed is None:
         return None
-    stretch = standing.opinion.stretch
     until, last = life.known()
     span = until - stretch.start
     per_work = stretch.per_work

@@ -297,17 +297,25 @@ def test_a_listener_of_before_that_told_less_is_judged_by_its_own_clock(
         assert ran("status", "-c", rig.conf).status == status
 
 
-@pytest.mark.parametrize("step", [-3600, 3600])
-def test_ages_and_pauses_hold_where_the_clock_was_set(
-    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
-) -> None:
-    """The listener's own clock goes on, and all that it wrote is by that."""
+def paused_where_the_clock_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> Rig:
+    """A listener that was asked for a pause after the machine's clock was set by so much."""
     rig = Rig(tmp_path, "mode = act\n", World())
     rig.clock.step = 0.1
     rig.clock.now -= step
     monkeypatch.setattr(rig.clock, "stepped", lambda: step)
     asked = messages.write("00000000-0000-4000-8000-000000000000", time.time(), "pause", "", 2400)
     rig.run(ticks(2) + event("REMOTE_COMMUNICATION", f"type:memwatch\n{asked}", 3) + tick(4))
+    return rig
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_ages_and_pauses_hold_where_the_clock_was_set(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """The listener's own clock goes on, and all that it wrote is by that."""
+    rig = paused_where_the_clock_was_set(tmp_path, monkeypatch, step)
     for command in (["status"], ["explain"], ["top", "--once"]):
         done = ran(*command, "-c", rig.conf)
         assert (done.status, done.err) == (0, ""), command
@@ -323,12 +331,7 @@ def test_what_was_seen_lately_is_shown_where_the_clock_was_set(
     ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
     """`--since 30m` and the page, too, are by the listener's own clock."""
-    rig = Rig(tmp_path, "mode = act\n", World())
-    rig.clock.step = 0.1
-    rig.clock.now -= step
-    monkeypatch.setattr(rig.clock, "stepped", lambda: step)
-    asked = messages.write("00000000-0000-4000-8000-000000000000", time.time(), "pause", "", 2400)
-    rig.run(ticks(2) + event("REMOTE_COMMUNICATION", f"type:memwatch\n{asked}", 3) + tick(4))
+    rig = paused_where_the_clock_was_set(tmp_path, monkeypatch, step)
     for command in (["history"], ["explain"]):
         done = ran(*command, "--since", "30m", "--json", "-c", rig.conf)
         assert "pause" in done.out, command
