@@ -151,6 +151,7 @@ class Leak:
     kind: str = LEAK
     share: float = 0.25  # of the headroom that growth may eat before it is acted on
     young_share: float = 0.38  # the same, of growth that has just begun; for an hour less and less
+    early_share: float = 0.125  # the same, of a program whose workers were seen to leak on and on
     flat_share: float = 0.42  # the same, of growth that is slowing down
     ending: float = 0.35  # growth slower than this share of what it was is about to end
     ending_share: float = 0.65
@@ -380,14 +381,15 @@ class Leak:
     def share_of(self, span: float, learned: Learned, life: Life, stretch: growth.Stretch) -> float:
         """Of the headroom: what growth may eat before it is acted on. The shorter it was watched,
         and the more it slows down, the more."""
-        if learned.state == LEAKS:
-            return self.share
+        young = max(0.0, 1 - span / HOUR)
         slows = growth.slows(life.series, stretch.start)
+        if learned.state == LEAKS:  # what slows down, or is young, may be a cache of its own
+            early = self.share if slows < growth.BENDING else self.early_share
+            return early + (self.share - early) * young
         if slows < self.ending:
             return self.ending_share
         if slows < growth.BENDING:
             return max(self.flat_share, learned.share)
-        young = max(0.0, 1 - span / HOUR)
         return max(self.share + (self.young_share - self.share) * young, learned.share)
 
 

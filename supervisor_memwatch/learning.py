@@ -22,6 +22,7 @@ OPEN, TRIAL, SECOND, LEAKS = "open", "trial", "second trial", "leaks"
 # is ever disarmed by what was learned: work that pauses looks like a plateau, too.
 TRIALS = {TRIAL: 0.42, SECOND: 0.65}
 CAP = 0.45
+ABORTED = 0.25  # of the headroom: a trial that ended there, unfinished, would have been acted on
 TRIED_CAP = 0.7
 
 
@@ -52,12 +53,15 @@ class Learned:
         if share >= TRIALS[SECOND]:
             self.state = LEAKS
 
-    def left(self, share: float) -> None:
-        """A worker that was to be recycled for its growth is gone."""
-        if self.state == OPEN:
+    def left(self, share: float, acted: bool) -> None:
+        """A worker is gone whose told growth had not ended. `acted`: it was to be recycled for it;
+        else it was ended otherwise, and if it was on trial, that one is over without a result."""
+        if acted and self.state == OPEN:
             self.state = TRIAL
-        if self.state == TRIAL and share >= TRIALS[TRIAL]:
+        if acted and self.state == TRIAL and share >= TRIALS[TRIAL]:
             self.state = SECOND
+        if not acted and share >= ABORTED and self.state in TRIALS:
+            self.state = OPEN
         self.grew(share)
 
     def known(self, first: float, ceiling: float | None) -> float:

@@ -299,8 +299,8 @@ class Past:
         for gone in [id for id, life in self.lives.items() if life.seen < horizon]:
             del self.lives[gone]
             leak = self.standing.get((gone, LEAK))
-            if leak is not None and leak.act and leak.opinion.headroom:
-                self.learned.left(leak.opinion.measured / leak.opinion.headroom)
+            if leak is not None and leak.told and leak.opinion.headroom:
+                self.learned.left(leak.opinion.measured / leak.opinion.headroom, leak.act)
             for key in [key for key in self.standing if key[0] == gone]:
                 del self.standing[key]
 
