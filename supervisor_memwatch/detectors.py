@@ -54,6 +54,7 @@ __all__ += ["settled", "total", "wants"]
 INFORMATIVE = (WARMING_UP, PLATEAU, SPIKE)  # never told, never acted on
 
 FEW = 8  # workers compared with all their siblings
+BETWEEN = 30.0  # seconds (two looks, at least) from one leak that is acted on to its sibling's
 JITTER = 0.95  # of `confirm`: ticks are not exact
 
 LONGEST_FIRST = tuple(reversed(growth.WINDOWS))
@@ -376,7 +377,8 @@ class Leak:
         even = rushes or stretch.buckets <= growth.BRISK[0][0]  # as they were found
         if material and not even:
             material = growth.in_many_steps(life.series, stretch.start)
-        return Opinion(grown, bound, confidence, why, material, stretch, headroom)
+        waits = not (near_enough or rushes or learned.state == LEAKS)
+        return Opinion(grown, bound, confidence, why, material, stretch, headroom, waits=waits)
 
     def share_of(self, span: float, learned: Learned, life: Life, stretch: growth.Stretch) -> float:
         """Of the headroom: what growth may eat before it is acted on. The shorter it was watched,
@@ -788,14 +790,32 @@ def _learn(past: Past, subject: Subject, stretch: growth.Stretch | None) -> None
 
 
 def _confirm(options: Options, past: Past) -> None:
+    waiting = []
     for (_, kind), standing in past.standing.items():
         if kind in INFORMATIVE:
             continue
         if past.unseen and not standing.told:
             standing.since = past.now  # time that nobody saw confirms nothing
+        opinion = standing.opinion
         held = past.now - standing.since >= JITTER * options.confirm
-        standing.told = held and not standing.opinion.excused
-        standing.act = standing.told and (standing.act or standing.opinion.material)
+        standing.told = held and not opinion.excused
+        if kind == LEAK and opinion.waits and opinion.material and not standing.act:
+            # On trial since it was judged? Its siblings are before the trial's result.
+            if standing.told and _eaten(opinion) >= past.learned.share:
+                waiting.append(standing)
+        else:
+            standing.act = standing.told and (standing.act or opinion.material)
+    if waiting and past.now - past.acted >= max(BETWEEN, 1.5 * past.usual):
+        # One after the other: what comes of the first decides how far its siblings may grow.
+        past.acted = past.now
+        most = max(_eaten(standing.opinion) for standing in waiting)
+        for standing in waiting:
+            standing.act = _eaten(standing.opinion) >= most
+
+
+def _eaten(opinion: Opinion) -> float:
+    """Of the headroom, the share."""
+    return opinion.measured / opinion.headroom if opinion.headroom else 0.0
 
 
 def examine(options: Options, snapshot: Snapshot, past: Past) -> dict[Subject, tuple[Verdict, ...]]:

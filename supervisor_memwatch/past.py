@@ -42,6 +42,7 @@ class Opinion(NamedTuple):
     headroom: float | None = None  # bytes there were for it when it began
     since: float | None = None  # Past.now's clock; None: since it is known
     excused: bool = False  # something explains it: shown, never told
+    waits: bool = False  # to be acted on, though not in the same minute as a sibling
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Standing:
     opinion: Opinion
     told: bool = False
     act: bool = False
+    gone: bool = False  # its subject was to be acted on, and was not seen since
     # The verdict, until something of it changes.
     said: Verdict | None = field(default=None, compare=False, repr=False)
 
@@ -243,6 +245,7 @@ class Past:
     started: bool = False
     young: int = 0  # workers of the last snapshot that are not past their warm-up
     compared: float = float("-inf")  # when siblings were last compared
+    acted: float = float("-inf")  # when a leak that could wait was last to be acted on
     learned: Learned = field(default_factory=Learned)
     anew: bool = False  # other limits than before: judge what stands by them
 
@@ -296,13 +299,23 @@ class Past:
 
     def _forget(self) -> None:
         horizon = self.now - max(GONE, 3 * self.interval)
+        for (subject, kind), standing in self.standing.items():
+            life = self.lives.get(subject) if subject is not None else None
+            acted = kind == LEAK and standing.act and not standing.gone
+            if acted and life is not None and life.seen < self.now:  # as was to be expected
+                self._left(standing)
         for gone in [id for id, life in self.lives.items() if life.seen < horizon]:
             del self.lives[gone]
             leak = self.standing.get((gone, LEAK))
-            if leak is not None and leak.told and leak.opinion.headroom:
-                self.learned.left(leak.opinion.measured / leak.opinion.headroom, leak.act)
+            if leak is not None and leak.told and not leak.gone:
+                self._left(leak)
             for key in [key for key in self.standing if key[0] == gone]:
                 del self.standing[key]
+
+    def _left(self, leak: Standing) -> None:
+        leak.gone = leak.act
+        if leak.opinion.headroom:
+            self.learned.left(leak.opinion.measured / leak.opinion.headroom, leak.act)
 
     def forget_learned(self) -> None:
         """The code changed: what its workers used to reach says nothing any more."""
@@ -321,10 +334,11 @@ class Past:
             "version": VERSION,
             "clock": [self.now, self.shift, self.interval, self.started, self.usual],
             "compared": None if self.compared == float("-inf") else self.compared,
+            "acted": None if self.acted == float("-inf") else self.acted,
             "learned": self.learned.dump(),
             "lives": [[*id, life.dump()] for id, life in self.lives.items()],
             "standing": [
-                [subject and list(subject), kind, s.since, list(s.opinion), s.told, s.act]
+                [subject and list(subject), kind, s.since, list(s.opinion), s.told, s.act, s.gone]
                 for (subject, kind), s in self.standing.items()
             ],
         }
@@ -339,15 +353,17 @@ class Past:
         past.usual = usual[0] if usual else past.interval
         if dumped["compared"] is not None:
             past.compared = dumped["compared"]
+        if dumped.get("acted") is not None:
+            past.acted = dumped["acted"]
         if "learned" in dumped:
             past.learned = Learned.load(dumped["learned"])
         for pid, start, life in dumped["lives"]:
             past.lives[WorkerId(pid, start)] = Life.load(life)
         past.young = sum(not life.warm for life in past.lives.values())
-        for subject, kind, since, opinion, told, act in dumped["standing"]:
+        for subject, kind, since, opinion, *rest in dumped["standing"]:
             key = None if subject is None else WorkerId(*subject)
             said = Opinion(*opinion)
             if said.stretch is not None:
                 said = said._replace(stretch=Stretch(*said.stretch))
-            past.standing[key, kind] = Standing(since, said, told, act)
+            past.standing[key, kind] = Standing(since, said, *rest)
         return past
