@@ -20,15 +20,15 @@ EARLY = 0.9  # of a bucket's width: ticks jitter, a bucket must not wait for the
 
 class Level:
     """The last KEPT buckets of one width, oldest first: when, how low, how much work and how many
-    open files by then."""
+    open files by then. Files have a column as long as they are known: that of the last buckets."""
 
     __slots__ = ("ats", "files", "files_peak", "gathered", "least", "lows", "peak", "works")
 
     def __init__(self) -> None:
         self.ats = array("d")
         self.lows = array("d")
-        self.works = array("d")
-        self.files = array("d")
+        self.works = array("f")  # of a day at 1,000 requests a second, 8 are not told apart
+        self.files = array("f")
         self.least = float("inf")  # of `lows`
         self.peak = 0.0  # the highest low ever dropped from here
         self.files_peak = 0.0
@@ -38,9 +38,10 @@ class Level:
         ats, lows, works, counts = self.ats, self.lows, self.works, self.files
         if len(lows) == KEPT:
             self.peak = max(self.peak, lows[0])
-            self.files_peak = max(self.files_peak, counts[0])
             oldest = lows.pop(0)
-            del ats[0], works[0], counts[0]
+            del ats[0], works[0]
+            if len(counts) == KEPT:
+                self.files_peak = max(self.files_peak, counts.pop(0))
             if oldest <= self.least:
                 self.least = min(lows)
         if low < self.least:
@@ -48,18 +49,19 @@ class Level:
         ats.append(at)
         lows.append(low)
         works.append(work)
-        counts.append(files)
+        if files != UNKNOWN:
+            counts.append(files)
         self.gathered += 1
 
     def merged(self) -> tuple[float, float, float, float]:
         """The last FACTOR buckets as one of the next level."""
         self.gathered = 0
-        return (
-            self.ats[-FACTOR],
-            min(self.lows[-FACTOR:]),
-            self.works[-FACTOR],
-            min(self.files[-FACTOR:]),
-        )
+        counts = self.files[-FACTOR:]
+        files = min(counts) if len(counts) == FACTOR else UNKNOWN
+        return self.ats[-FACTOR], min(self.lows[-FACTOR:]), self.works[-FACTOR], files
+
+    def columns(self) -> tuple[array[float], ...]:
+        return self.ats, self.lows, self.works, self.files
 
     def before(self, count: int) -> float:
         """The highest low ever left behind before the last `count` buckets."""
@@ -69,9 +71,9 @@ class Level:
     def of_files(self) -> Level:
         """The same buckets, with open files in place of memory, from where they are known on."""
         level = Level()
-        unknown = self.files.count(UNKNOWN)  # the first ones
+        unknown = len(self.lows) - len(self.files)  # the first ones
         level.ats, level.works = self.ats[unknown:], self.works[unknown:]
-        level.lows = self.files[unknown:]
+        level.lows = array("d", self.files)
         level.peak, level.least = self.files_peak, min(level.lows, default=0.0)
         return level
 
@@ -120,7 +122,7 @@ class Series:
             level.keep(at, low, work, files)
             if low - level.least > self.rise:
                 self.rise = low - level.least
-            if files - level.files[0] > self.more:
+            if level.files and files - level.files[0] > self.more:
                 self.more = files - level.files[0]
             if level.gathered < FACTOR:
                 return index + 1
@@ -151,7 +153,7 @@ class Series:
             [self.at, self.low, self.work, self.files, self.rise, self.more],
             [
                 [
-                    *[list(column) for column in (v.ats, v.lows, v.works, v.files)],
+                    *[list(column) for column in v.columns()],
                     v.peak,
                     v.files_peak,
                     v.gathered,
@@ -168,7 +170,10 @@ class Series:
         series.at, series.low, series.work, series.files, series.rise, series.more = bucket
         for *columns, peak, files_peak, gathered in levels:
             level = Level()
-            level.ats, level.lows, level.works, level.files = (array("d", c) for c in columns)
+            for column, kept in zip(level.columns(), columns, strict=True):
+                column.extend(kept)
+            while UNKNOWN in level.files:  # of a version that kept what it did not know
+                level.files.remove(UNKNOWN)
             level.least = min(level.lows)
             level.peak, level.files_peak, level.gathered = peak, files_peak, gathered
             series.levels.append(level)
