@@ -723,7 +723,7 @@ def _judge_anew(scene: Scene) -> None:
             of_workers = kind == LEAK
             ceiling = _ceiling(scene, worker, share) if of_workers else _left_to(scene, worker)
             standing.opinion = Leak().judge(scene, worker, life, ceiling, stretch)
-            standing.act, standing.said = False, None
+            standing.act, standing.acted, standing.said = False, None, None
 
 
 def _is_within_limits(options: Options, snapshot: Snapshot, past: Past) -> bool:
@@ -804,13 +804,18 @@ def _confirm(options: Options, past: Past) -> None:
             if standing.told and _eaten(opinion) >= past.learned.share:
                 waiting.append(standing)
         else:
-            standing.act = standing.told and (standing.act or opinion.material)
+            _act(standing, standing.told and (standing.act or opinion.material), past.now)
     if waiting and past.now - past.acted >= max(BETWEEN, 1.5 * past.usual):
         # One after the other: what comes of the first decides how far its siblings may grow.
         past.acted = past.now
         most = max(_eaten(standing.opinion) for standing in waiting)
         for standing in waiting:
-            standing.act = _eaten(standing.opinion) >= most
+            _act(standing, _eaten(standing.opinion) >= most, past.now)
+
+
+def _act(standing: Standing, act: bool, now: float) -> None:
+    if act != standing.act:
+        standing.act, standing.acted = act, now if act else None
 
 
 def _eaten(opinion: Opinion) -> float:

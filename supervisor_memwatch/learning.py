@@ -53,14 +53,17 @@ class Learned:
         if share >= TRIALS[SECOND]:
             self.state = LEAKS
 
-    def left(self, share: float, acted: bool) -> None:
-        """A worker is gone whose told growth had not ended. `acted`: it was to be recycled for it;
-        else it was ended otherwise, and if it was on trial, that one is over without a result."""
-        if acted and self.state == OPEN:
+    def left(self, share: float) -> None:
+        """A worker was recycled for its growth."""
+        if self.state == OPEN:
             self.state = TRIAL
-        if acted and self.state == TRIAL and share >= TRIALS[TRIAL]:
+        if self.state == TRIAL and share >= TRIALS[TRIAL]:
             self.state = SECOND
-        if not acted and share >= ABORTED and self.state in TRIALS:
+        self.grew(share)
+
+    def cut_short(self, share: float) -> None:
+        """A worker that grew was ended by others: if it was on trial, that one has no result."""
+        if share >= ABORTED and self.state in TRIALS:
             self.state = OPEN
         self.grew(share)
 

@@ -25,6 +25,7 @@ VERSION = 2  # of what `dump` gives
 GONE = 60.0  # seconds after which an id that was not seen is gone (at least three ticks)
 RUSH = 24  # samples
 SAMPLES = 2  # in the finest bucket, at the least: one alone is no lower envelope
+SOON = 900.0  # seconds from a verdict to act to the end of its worker that are the recycle's
 UNSEEN = 15.0  # seconds without a look that are a break (and three times the usual pause)
 
 Subject = WorkerId | None  # None: the program itself
@@ -54,6 +55,7 @@ class Standing:
     told: bool = False
     act: bool = False
     gone: bool = False  # its subject was to be acted on, and was not seen since
+    acted: float | None = None  # when it was first to be acted on
     # The verdict, until something of it changes.
     said: Verdict | None = field(default=None, compare=False, repr=False)
 
@@ -313,9 +315,15 @@ class Past:
                 del self.standing[key]
 
     def _left(self, leak: Standing) -> None:
-        leak.gone = leak.act
+        """A worker whose told growth had not ended is gone. One that stayed on for long after it
+        was to be recycled was its own trial: its end, by whomever, asks nothing of the next."""
+        leak.gone = True
         if leak.opinion.headroom:
-            self.learned.left(leak.opinion.measured / leak.opinion.headroom, leak.act)
+            share = leak.opinion.measured / leak.opinion.headroom
+            if not leak.act:
+                self.learned.cut_short(share)
+            elif leak.acted is None or self.now - leak.acted <= max(SOON, 3 * self.interval):
+                self.learned.left(share)
 
     def forget_learned(self) -> None:
         """The code changed: what its workers used to reach says nothing any more."""
@@ -338,7 +346,16 @@ class Past:
             "learned": self.learned.dump(),
             "lives": [[*id, life.dump()] for id, life in self.lives.items()],
             "standing": [
-                [subject and list(subject), kind, s.since, list(s.opinion), s.told, s.act, s.gone]
+                [
+                    subject and list(subject),
+                    kind,
+                    s.since,
+                    list(s.opinion),
+                    s.told,
+                    s.act,
+                    s.gone,
+                    s.acted,
+                ]
                 for (subject, kind), s in self.standing.items()
             ],
         }
