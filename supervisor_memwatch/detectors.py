@@ -54,7 +54,7 @@ __all__ += ["settled", "total", "wants"]
 INFORMATIVE = (WARMING_UP, PLATEAU, SPIKE)  # never told, never acted on
 
 FEW = 8  # workers compared with all their siblings
-BETWEEN = 30.0  # seconds (two looks, at least) from one leak that is acted on to its sibling's
+BETWEEN = 120.0  # seconds (two looks, at least) from one leak that is acted on to its sibling's
 JITTER = 0.95  # of `confirm`: ticks are not exact
 
 LONGEST_FIRST = tuple(reversed(growth.WINDOWS))
@@ -344,7 +344,8 @@ class Leak:
         grown = last - first
         seen = max(until - stretch.start, 1.0)
         span = max(scene.past.now - stretch.start, 1.0)
-        learned = scene.past.learned
+        # The master is no worker: what these taught says nothing of it.
+        learned = scene.past.learned if self.kind == LEAK else Learned()
         why = (
             f"{SIGNALS[life.signal]} {units.rate(grown / seen)} for {units.time(seen)} "
             f"({units.size(first)} to {units.size(last)})"
@@ -377,7 +378,8 @@ class Leak:
         even = rushes or stretch.buckets <= growth.BRISK[0][0]  # as they were found
         if material and not even:
             material = growth.in_many_steps(life.series, stretch.start)
-        waits = not (near_enough or rushes or learned.state == LEAKS)
+        can_wait = near > _queue(scene) and not rushes
+        waits = can_wait and self.kind == LEAK and learned.state != LEAKS
         return Opinion(grown, bound, confidence, why, material, stretch, headroom, waits=waits)
 
     def share_of(self, span: float, learned: Learned, life: Life, stretch: growth.Stretch) -> float:
@@ -624,6 +626,14 @@ def _ceiling(scene: Scene, worker: Worker, share: int | None) -> int | None:
     return ceiling_of(scene.options, scene.snapshot, worker)
 
 
+def _queue(scene: Scene) -> float:
+    """Seconds in which every worker of the program could be recycled, as far as the options allow.
+    Who reaches the limit sooner cannot wait for a sibling."""
+    budget = scene.options.budget
+    each = max(BETWEEN, scene.options.cooldown, budget.period / budget.count)
+    return each * len(scene.snapshot.workers)
+
+
 def _left_to(scene: Scene, master: Worker) -> int | None:
     """What the master may hold: what the program may, less what the others do."""
     whole, snapshot = scene.options.total_limit, scene.snapshot
@@ -723,7 +733,7 @@ def _judge_anew(scene: Scene) -> None:
             of_workers = kind == LEAK
             ceiling = _ceiling(scene, worker, share) if of_workers else _left_to(scene, worker)
             standing.opinion = Leak().judge(scene, worker, life, ceiling, stretch)
-            standing.act, standing.acted, standing.said = False, None, None
+            standing.act, standing.said = False, None
 
 
 def _is_within_limits(options: Options, snapshot: Snapshot, past: Past) -> bool:
@@ -747,7 +757,8 @@ def _is_within_limits(options: Options, snapshot: Snapshot, past: Past) -> bool:
 
 def _settle(scene: Scene, kind: str, findings: Findings) -> None:
     past = scene.past
-    for subject, opinion in findings.items():
+    # What ended comes first: the order of workers is not to decide what was learned.
+    for subject, opinion in sorted(findings.items(), key=lambda item: item[1] is not None):
         key = (subject, kind)
         standing = past.standing.get(key)
         if opinion is None:
@@ -804,18 +815,13 @@ def _confirm(options: Options, past: Past) -> None:
             if standing.told and _eaten(opinion) >= past.learned.share:
                 waiting.append(standing)
         else:
-            _act(standing, standing.told and (standing.act or opinion.material), past.now)
+            standing.act = standing.told and (standing.act or opinion.material)
     if waiting and past.now - past.acted >= max(BETWEEN, 1.5 * past.usual):
         # One after the other: what comes of the first decides how far its siblings may grow.
         past.acted = past.now
         most = max(_eaten(standing.opinion) for standing in waiting)
         for standing in waiting:
-            _act(standing, _eaten(standing.opinion) >= most, past.now)
-
-
-def _act(standing: Standing, act: bool, now: float) -> None:
-    if act != standing.act:
-        standing.act, standing.acted = act, now if act else None
+            standing.act = _eaten(standing.opinion) >= most
 
 
 def _eaten(opinion: Opinion) -> float:

@@ -203,9 +203,12 @@ def _against(verdict: Mapping[str, Any], options: Options | None, limit: int | N
         return text if measured >= bound else f"{text}, or where its limit is near as it is here"
     if measured < bound:
         return f"{text}, or when its limit is less than {units.time(Leak().soon)} away"
+    text += "; that is enough, but it came in few steps"
+    if kind == MASTER_GROWTH:
+        return text
     return (
-        f"{text}; that is enough, but it came in few steps, or this program's healthy growth has "
-        "come as far before and stopped by itself"
+        f"{text}, this program's healthy growth has come as far before and stopped by itself, "
+        "or a sibling that grows alike comes first"
     )
 
 

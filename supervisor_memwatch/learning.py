@@ -22,7 +22,6 @@ OPEN, TRIAL, SECOND, LEAKS = "open", "trial", "second trial", "leaks"
 # is ever disarmed by what was learned: work that pauses looks like a plateau, too.
 TRIALS = {TRIAL: 0.42, SECOND: 0.65}
 CAP = 0.45
-ABORTED = 0.25  # of the headroom: a trial that ended there, unfinished, would have been acted on
 TRIED_CAP = 0.7
 
 
@@ -34,6 +33,7 @@ class Learned:
     warmup: float = 0.0  # the age at which it had ended, the highest
     state: str = OPEN
     cap: float = CAP
+    since: float = 0.0  # when the trial began, on Past.now's clock
 
     @property
     def share(self) -> float:
@@ -53,18 +53,14 @@ class Learned:
         if share >= TRIALS[SECOND]:
             self.state = LEAKS
 
-    def left(self, share: float) -> None:
-        """A worker was recycled for its growth."""
+    def left(self, share: float, began: float, now: float) -> None:
+        """A worker that was to be recycled for its growth is gone. `began`: when it was first seen.
+        A second trial follows on one that began with the first: its siblings prove nothing."""
         if self.state == OPEN:
-            self.state = TRIAL
-        if self.state == TRIAL and share >= TRIALS[TRIAL]:
+            self.state, self.since = TRIAL, now
+            began = now
+        if self.state == TRIAL and share >= TRIALS[TRIAL] and began >= self.since:
             self.state = SECOND
-        self.grew(share)
-
-    def cut_short(self, share: float) -> None:
-        """A worker that grew was ended by others: if it was on trial, that one has no result."""
-        if share >= ABORTED and self.state in TRIALS:
-            self.state = OPEN
         self.grew(share)
 
     def known(self, first: float, ceiling: float | None) -> float:
@@ -74,7 +70,7 @@ class Learned:
         return min(self.plateau, first + self.cap * max(ceiling - first, 0))
 
     def dump(self) -> list[Any]:
-        return [self.plateau, self.warmup, self.state, self.cap]
+        return [self.plateau, self.warmup, self.state, self.cap, self.since]
 
     @classmethod
     def load(cls, dumped: list[Any]) -> Learned:

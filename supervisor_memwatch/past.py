@@ -25,7 +25,6 @@ VERSION = 2  # of what `dump` gives
 GONE = 60.0  # seconds after which an id that was not seen is gone (at least three ticks)
 RUSH = 24  # samples
 SAMPLES = 2  # in the finest bucket, at the least: one alone is no lower envelope
-SOON = 900.0  # seconds from a verdict to act to the end of its worker that are the recycle's
 UNSEEN = 15.0  # seconds without a look that are a break (and three times the usual pause)
 
 Subject = WorkerId | None  # None: the program itself
@@ -54,8 +53,7 @@ class Standing:
     opinion: Opinion
     told: bool = False
     act: bool = False
-    gone: bool = False  # its subject was to be acted on, and was not seen since
-    acted: float | None = None  # when it was first to be acted on
+    gone: float = -1.0  # its subject was to be acted on, was seen then and not at the next look
     # The verdict, until something of it changes.
     said: Verdict | None = field(default=None, compare=False, repr=False)
 
@@ -303,27 +301,19 @@ class Past:
         horizon = self.now - max(GONE, 3 * self.interval)
         for (subject, kind), standing in self.standing.items():
             life = self.lives.get(subject) if subject is not None else None
-            acted = kind == LEAK and standing.act and not standing.gone
-            if acted and life is not None and life.seen < self.now:  # as was to be expected
-                self._left(standing)
+            acted = kind == LEAK and standing.act
+            if acted and life is not None and life.seen not in (self.now, standing.gone):
+                self._left(standing, life)  # as was to be expected
         for gone in [id for id, life in self.lives.items() if life.seen < horizon]:
             del self.lives[gone]
-            leak = self.standing.get((gone, LEAK))
-            if leak is not None and leak.told and not leak.gone:
-                self._left(leak)
             for key in [key for key in self.standing if key[0] == gone]:
                 del self.standing[key]
 
-    def _left(self, leak: Standing) -> None:
-        """A worker whose told growth had not ended is gone. One that stayed on for long after it
-        was to be recycled was its own trial: its end, by whomever, asks nothing of the next."""
-        leak.gone = True
+    def _left(self, leak: Standing, life: Life) -> None:
+        leak.gone = life.seen
         if leak.opinion.headroom:
             share = leak.opinion.measured / leak.opinion.headroom
-            if not leak.act:
-                self.learned.cut_short(share)
-            elif leak.acted is None or self.now - leak.acted <= max(SOON, 3 * self.interval):
-                self.learned.left(share)
+            self.learned.left(share, life.first, self.now)
 
     def forget_learned(self) -> None:
         """The code changed: what its workers used to reach says nothing any more."""
@@ -346,16 +336,7 @@ class Past:
             "learned": self.learned.dump(),
             "lives": [[*id, life.dump()] for id, life in self.lives.items()],
             "standing": [
-                [
-                    subject and list(subject),
-                    kind,
-                    s.since,
-                    list(s.opinion),
-                    s.told,
-                    s.act,
-                    s.gone,
-                    s.acted,
-                ]
+                [subject and list(subject), kind, s.since, list(s.opinion), s.told, s.act, s.gone]
                 for (subject, kind), s in self.standing.items()
             ],
         }
