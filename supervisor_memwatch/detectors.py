@@ -378,9 +378,9 @@ class Leak:
         even = rushes or stretch.buckets <= growth.BRISK[0][0]  # as they were found
         if material and not even:
             material = growth.in_many_steps(life.series, stretch.start)
-        can_wait = near > _queue(scene) and not rushes
-        waits = can_wait and self.kind == LEAK and learned.state != LEAKS
-        return Opinion(grown, bound, confidence, why, material, stretch, headroom, waits=waits)
+        asks = self.kind == LEAK and not rushes and learned.state != LEAKS
+        spare = near / _queue(scene) if asks else 0.0
+        return Opinion(grown, bound, confidence, why, material, stretch, headroom, spare=spare)
 
     def share_of(self, span: float, learned: Learned, life: Life, stretch: growth.Stretch) -> float:
         """Of the headroom: what growth may eat before it is acted on. The shorter it was watched,
@@ -629,9 +629,9 @@ def _ceiling(scene: Scene, worker: Worker, share: int | None) -> int | None:
 def _queue(scene: Scene) -> float:
     """Seconds in which every worker of the program could be recycled, as far as the options allow.
     Who reaches the limit sooner cannot wait for a sibling."""
-    budget = scene.options.budget
-    each = max(BETWEEN, scene.options.cooldown, budget.period / budget.count)
-    return each * len(scene.snapshot.workers)
+    options, siblings = scene.options, max(len(scene.snapshot.workers) - 1, 0)
+    periods, rest = divmod(siblings, options.budget.count)
+    return periods * options.budget.period + (rest + 1) * max(BETWEEN, options.cooldown)
 
 
 def _left_to(scene: Scene, master: Worker) -> int | None:
@@ -810,7 +810,7 @@ def _confirm(options: Options, past: Past) -> None:
         opinion = standing.opinion
         held = past.now - standing.since >= JITTER * options.confirm
         standing.told = held and not opinion.excused
-        if kind == LEAK and opinion.waits and opinion.material and not standing.act:
+        if kind == LEAK and opinion.spare > 1 and opinion.material and not standing.act:
             # On trial since it was judged? Its siblings are before the trial's result.
             if standing.told and _eaten(opinion) >= past.learned.share:
                 waiting.append(standing)

@@ -55,7 +55,7 @@ class Learned:
 
     def left(self, share: float, began: float, now: float) -> None:
         """A worker that was to be recycled for its growth is gone. `began`: when it was first seen.
-        A second trial follows on one that began with the first: its siblings prove nothing."""
+        A second trial follows on one that began with the first or after it."""
         if self.state == OPEN:
             self.state, self.since = TRIAL, now
             began = now

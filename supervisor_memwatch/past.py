@@ -24,6 +24,7 @@ SIGNALS = ("anonymous memory", "private memory (RSS - shared)", "USS and RSS")
 VERSION = 2  # of what `dump` gives
 GONE = 60.0  # seconds after which an id that was not seen is gone (at least three ticks)
 RUSH = 24  # samples
+PLENTY = 2.0  # times that all workers could be recycled before the limit
 SAMPLES = 2  # in the finest bucket, at the least: one alone is no lower envelope
 UNSEEN = 15.0  # seconds without a look that are a break (and three times the usual pause)
 
@@ -42,7 +43,7 @@ class Opinion(NamedTuple):
     headroom: float | None = None  # bytes there were for it when it began
     since: float | None = None  # Past.now's clock; None: since it is known
     excused: bool = False  # something explains it: shown, never told
-    waits: bool = False  # to be acted on, though not in the same minute as a sibling
+    spare: float = 0.0  # the time to its limit, in those in which all workers could be recycled
 
 
 @dataclass(slots=True)
@@ -313,7 +314,9 @@ class Past:
         leak.gone = life.seen
         if leak.opinion.headroom:
             share = leak.opinion.measured / leak.opinion.headroom
-            self.learned.left(share, life.first, self.now)
+            # Where the next trial leaves no time for all of them, its siblings are no proof.
+            plenty = leak.opinion.spare >= PLENTY
+            self.learned.left(share, self.now if plenty else life.first, self.now)
 
     def forget_learned(self) -> None:
         """The code changed: what its workers used to reach says nothing any more."""

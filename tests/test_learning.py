@@ -87,6 +87,19 @@ def test_a_second_trial_begins_with_a_worker_that_was_born_after_the_first() -> 
     assert learned.state == SECOND
 
 
+@pytest.mark.parametrize(("spare", "state"), [(3.0, SECOND), (1.5, TRIAL)])
+def test_a_sibling_is_a_second_proof_where_there_is_time_to_recycle_all(
+    spare: float, state: str
+) -> None:
+    past, options, t = acted_on()
+    past.learned.left(0.26, 0.0, t)
+    (standing,) = past.standing.values()
+    far = 0.45 * (standing.opinion.headroom or 0.0)
+    standing.opinion = standing.opinion._replace(measured=far, spare=spare)
+    detectors.remember(options, past, program(t))
+    assert past.learned.state == state
+
+
 def test_what_workers_taught_says_nothing_of_the_master() -> None:
     """Its growth is acted on from a quarter on, also where the workers were proven to leak."""
     said = [master_acts(state) for state in (OPEN, LEAKS)]
@@ -152,8 +165,8 @@ def test_siblings_that_leak_alike_are_acted_on_one_after_the_other_the_largest_f
 
 
 def test_where_the_queue_would_end_after_the_limit_nobody_waits() -> None:
-    """Ten minutes for each by the default budget: twenty workers, and a limit that is less than 200
-    minutes away when the first is acted on."""
+    """Six an hour by the default budget: twenty workers, and a limit that is less than three hours
+    away when the first is acted on."""
     rates = [2.0 - n / 100 for n in range(20)]
     said = together(*rates, minutes=70)
     acted = [said.acted("leak", 101 + n) for n in range(len(rates))]
