@@ -31,7 +31,7 @@ from .model import (
     Worker,
 )
 from .options import Options
-from .past import RUSH, SIGNALS, Life, Opinion, Past, Standing, Subject
+from .past import PLENTY, RUSH, SIGNALS, Life, Opinion, Past, Standing, Subject
 from .series import KEPT as KEPT_BUCKETS
 from .sizes import (
     MOST,
@@ -379,7 +379,7 @@ class Leak:
         if material and not even:
             material = growth.in_many_steps(life.series, stretch.start)
         asks = self.kind == LEAK and not rushes and learned.state != LEAKS
-        spare = near / _queue(scene) if asks else 0.0
+        spare = min(near / _queue(scene), PLENTY) if asks else 0.0
         return Opinion(grown, bound, confidence, why, material, stretch, headroom, spare=spare)
 
     def share_of(self, span: float, learned: Learned, life: Life, stretch: growth.Stretch) -> float:
