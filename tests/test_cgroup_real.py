@@ -20,6 +20,7 @@ from journals import Book
 from servers import (
     APPS,
     Supervisor,
+    answers,
     free_port,
     get,
     gunicorn,
@@ -224,8 +225,9 @@ class Tight:
         ]
         self.greedy = directory / "greedy.py"
         self.greedy.write_text("from leaky import app\n")
+        self.port = free_port()
         sections.append(
-            program("greedy", gunicorn("greedy:app", free_port(), options=f"--chdir {directory}"))
+            program("greedy", gunicorn("greedy:app", self.port, options=f"--chdir {directory}"))
         )
         self.supervisor = Supervisor(
             directory, "".join(sections), memwatch=MEMWATCH, env=dict.fromkeys(TRACES)
@@ -252,6 +254,12 @@ class Tight:
                 return [child.pid for child in sorted(found, key=psutil.Process.create_time)]
         return []
 
+    def all_serve(self) -> bool:
+        """Also those of `greedy`, which are small however far they have come."""
+        url = f"http://127.0.0.1:{self.port}/pid"
+        answered = {int(get(url)) for _ in range(20)} if answers(url) else set()
+        return answered == self.supervisor.children("greedy") and all(map(self.workers, WORKERS))
+
     def settled(self) -> bool:
         return all(self.workers(name) for name in WORKERS) and not self.book.open_steps()
 
@@ -274,7 +282,7 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tight]:
         with group.entered():
             tight.supervisor.__enter__()
         try:
-            wait_until(lambda: all(map(tight.workers, WORKERS)), 120, str(tight.supervisor))
+            wait_until(tight.all_serve, 120, str(tight.supervisor))
             wait_until(
                 lambda: tight.book.watched() >= {*WORKERS, "greedy"}, 60, str(tight.supervisor)
             )
