@@ -378,8 +378,9 @@ class Leak:
         even = rushes or stretch.buckets <= growth.BRISK[0][0]  # as they were found
         if material and not even:
             material = growth.in_many_steps(life.series, stretch.start)
-        asks = self.kind == LEAK and not rushes and learned.state != LEAKS
-        spare = min(near / _queue(scene), PLENTY) if asks else 0.0
+        hurries = near_enough or rushes or learned.state == LEAKS
+        can_wait = self.kind == LEAK and not hurries
+        spare = min(near / _queue(scene), PLENTY) if can_wait else 0.0
         return Opinion(grown, bound, confidence, why, material, stretch, headroom, spare=spare)
 
     def share_of(self, span: float, learned: Learned, life: Life, stretch: growth.Stretch) -> float:

@@ -195,6 +195,21 @@ def test_the_program_is_on_trial_from_the_first_tick_without_the_worker_that_was
     assert second is not None and second / MINUTE == pytest.approx(0.42 * 400, abs=15)
 
 
+@pytest.mark.parametrize("state", [OPEN, TRIAL])
+def test_a_limit_that_is_minutes_away_ends_a_trial_before_its_share(state: str) -> None:
+    """25 MB a minute, acted on when ten minutes are left, and not at 42 % of 400 MB."""
+    past, options = detectors.Past(), Options(limit=Ceiling(bytes=460 * MB))
+    past.learned.state = state
+    for t in range(0, 15 * int(MINUTE), 5):
+        size = int((60 + 25 * t / MINUTE) * MB)
+        worker = Worker(WorkerId(101, 1), t, size, 0, size, None, None, 0, t * 0.1, 9, 1)
+        detectors.remember(options, past, program(t, worker))
+        if any(standing.act for standing in past.standing.values()):
+            assert size < (60 + 0.41 * 400) * MB
+            return
+    raise AssertionError("it is never acted on")
+
+
 def acted_on() -> tuple[detectors.Past, Options, float]:
     """A worker that grew until it was to be acted on; and when the next look is."""
     past, options = detectors.Past(), Options(limit=Ceiling(bytes=460 * MB))
