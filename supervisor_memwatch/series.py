@@ -51,6 +51,8 @@ class Level:
         works.append(work)
         if files != UNKNOWN:
             counts.append(files)
+        elif counts:
+            del counts[:]  # a column without gaps: known from some bucket on, up to the last
         self.gathered += 1
 
     def merged(self) -> tuple[float, float, float, float]:

@@ -18,7 +18,7 @@ from supervisor_memwatch.growth import (
     slows,
     still,
 )
-from supervisor_memwatch.series import KEPT, LEVELS, Series
+from supervisor_memwatch.series import KEPT, LEVELS, UNKNOWN, Series
 
 
 def test_a_bucket_keeps_its_lowest_sample() -> None:
@@ -48,6 +48,17 @@ def test_ticks_that_jitter_give_one_bucket_each_where_confirm_is_a_tick() -> Non
 def test_ticks_rarer_than_a_bucket_give_one_bucket_each() -> None:
     series = Series(30)
     assert [series.append(t * 60.0, 1) > 0 for t in range(4)] == [False, True, True, True]
+
+
+def test_open_files_that_were_unknown_for_a_while_keep_their_own_times() -> None:
+    """A history whose column of files had a gap would say each count at another bucket's time."""
+    series = Series(10)
+    for t in range(8):
+        series.append(t * 10.0, 100, t, files=20 + t if t != 4 else UNKNOWN)
+    of_files = series.of_files().levels[0]
+    assert list(of_files.ats) == [50, 60]
+    assert list(of_files.lows) == [25, 26]
+    assert list(of_files.works) == [5, 6]
 
 
 def test_what_is_dropped_is_remembered_as_territory() -> None:
