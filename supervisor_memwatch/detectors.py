@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from . import growth, units
-from .learning import CAP, LEAKS, Learned
+from .learning import CAP, CUT, LEAKS, Learned
 from .model import (
     FD_GROWTH,
     IMBALANCE,
@@ -378,7 +378,7 @@ class Leak:
         even = rushes or stretch.buckets <= growth.BRISK[0][0]  # as they were found
         if material and not even:
             material = growth.in_many_steps(life.series, stretch.start)
-        hurries = near_enough or rushes or learned.state == LEAKS
+        hurries = near_enough or rushes or learned.state in (LEAKS, CUT)
         can_wait = self.kind == LEAK and not hurries
         spare = min(near / _queue(scene), PLENTY) if can_wait else 0.0
         return Opinion(grown, bound, confidence, why, material, stretch, headroom, spare=spare)

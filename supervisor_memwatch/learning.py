@@ -4,8 +4,9 @@ Growth that was acted on says nothing about how it would have gone on: a cache t
 in a straight line looks like a leak until it is full. So after a recycle for a leak the
 program is on *trial*: its workers may grow to nearly half of their headroom, and after another
 recycle to two thirds. Growth that then ends by itself is a plateau, up to which nothing counts
-from now on; growth that does not proves a leak, on which is acted early. All of it is forgotten
-when the code changes.
+from now on; growth that does not proves a leak, on which is acted early. Where others end the
+workers before either shows (`max_requests` does), there is no trial for a day. All of it is
+forgotten when the code changes.
 
 Not here: what growth is (growth.py), and what a fresh worker needs (needs.py).
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-OPEN, TRIAL, SECOND, LEAKS = "open", "trial", "second trial", "leaks"
+OPEN, TRIAL, SECOND, LEAKS, CUT = "open", "trial", "second trial", "leaks", "cut short"
 
 # Of the headroom a worker began with: what growth may eat in a trial and in a second one, and up
 # to where a plateau may postpone a verdict, one that a second trial has shown further. No verdict
@@ -23,6 +24,12 @@ OPEN, TRIAL, SECOND, LEAKS = "open", "trial", "second trial", "leaks"
 TRIALS = {TRIAL: 0.42, SECOND: 0.65}
 CAP = 0.45
 TRIED_CAP = 0.7
+
+# A trial that shows nothing: so many workers, one after the other, were ended by others when they
+# had grown by so much of their headroom; the next trial is so many seconds later.
+GENERATIONS = 2
+GROWN = 0.25
+PAUSE = 24 * 3600.0
 
 
 @dataclass(slots=True)
@@ -33,7 +40,9 @@ class Learned:
     warmup: float = 0.0  # the age at which it had ended, the highest
     state: str = OPEN
     cap: float = CAP
-    since: float = 0.0  # when the trial began, on Past.now's clock
+    since: float = 0.0  # when the trial began or was given up, on Past.now's clock
+    cut: int = 0  # workers that others ended during the trial, of those one after the other
+    cut_at: float = 0.0  # when the last of them ended
 
     @property
     def share(self) -> float:
@@ -56,12 +65,21 @@ class Learned:
     def left(self, share: float, began: float, now: float) -> None:
         """A worker that was to be recycled for its growth is gone. `began`: when it was first seen.
         A second trial follows on one that began with the first or after it."""
-        if self.state == OPEN:
+        if self.state == OPEN or (self.state == CUT and now - self.since >= PAUSE):
             self.state, self.since = TRIAL, now
+            self.cut, self.cut_at = 0, now
             began = now
         if self.state == TRIAL and share >= TRIALS[TRIAL] and began >= self.since:
             self.state = SECOND
         self.grew(share)
+
+    def cut_short(self, share: float, began: float, ended: float) -> None:
+        """A worker whose told growth was not acted on was ended by somebody else. Workers that
+        ended together, as by a reload, are one generation."""
+        if self.state in TRIALS and share >= GROWN and began >= self.cut_at:
+            self.cut, self.cut_at = self.cut + 1, ended
+            if self.cut >= GENERATIONS:
+                self.state, self.since = CUT, ended
 
     def known(self, first: float, ceiling: float | None) -> float:
         """Up to where growth is healthy, of a worker that began with `first` bytes."""
@@ -70,7 +88,15 @@ class Learned:
         return min(self.plateau, first + self.cap * max(ceiling - first, 0))
 
     def dump(self) -> list[Any]:
-        return [self.plateau, self.warmup, self.state, self.cap, self.since]
+        return [
+            self.plateau,
+            self.warmup,
+            self.state,
+            self.cap,
+            self.since,
+            self.cut,
+            self.cut_at,
+        ]
 
     @classmethod
     def load(cls, dumped: list[Any]) -> Learned:

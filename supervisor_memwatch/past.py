@@ -306,7 +306,10 @@ class Past:
             if acted and life is not None and life.seen not in (self.now, standing.gone):
                 self._left(standing, life)  # as was to be expected
         for gone in [id for id, life in self.lives.items() if life.seen < horizon]:
-            del self.lives[gone]
+            life, leak = self.lives.pop(gone), self.standing.get((gone, LEAK))
+            if leak is not None and leak.told and not leak.act and leak.opinion.headroom:
+                share = leak.opinion.measured / leak.opinion.headroom
+                self.learned.cut_short(share, life.first, life.seen)
             for key in [key for key in self.standing if key[0] == gone]:
                 del self.standing[key]
 
