@@ -775,8 +775,8 @@ def _settle(scene: Scene, kind: str, findings: Findings) -> None:
                     past.standing.pop((subject, calm), None)
         else:
             standing.opinion, standing.said = opinion, None
-            if kind == LEAK and standing.told and opinion.material and opinion.headroom:
-                past.learned.grew(opinion.measured / opinion.headroom)
+            if kind == LEAK and standing.told and opinion.material:
+                past.learned.grew(opinion.eaten)
 
 
 def _learn(past: Past, subject: Subject, stretch: growth.Stretch | None) -> None:
@@ -813,21 +813,16 @@ def _confirm(options: Options, past: Past) -> None:
         standing.told = held and not opinion.excused
         if kind == LEAK and opinion.spare > 1 and opinion.material and not standing.act:
             # On trial since it was judged? Its siblings are before the trial's result.
-            if standing.told and _eaten(opinion) >= past.learned.share:
+            if standing.told and opinion.eaten >= past.learned.share:
                 waiting.append(standing)
         else:
             standing.act = standing.told and (standing.act or opinion.material)
     if waiting and past.now - past.acted >= max(BETWEEN, 1.5 * past.usual):
         # One after the other: what comes of the first decides how far its siblings may grow.
         past.acted = past.now
-        most = max(_eaten(standing.opinion) for standing in waiting)
+        most = max(standing.opinion.eaten for standing in waiting)
         for standing in waiting:
-            standing.act = _eaten(standing.opinion) >= most
-
-
-def _eaten(opinion: Opinion) -> float:
-    """Of the headroom, the share."""
-    return opinion.measured / opinion.headroom if opinion.headroom else 0.0
+            standing.act = standing.opinion.eaten >= most
 
 
 def examine(options: Options, snapshot: Snapshot, past: Past) -> dict[Subject, tuple[Verdict, ...]]:

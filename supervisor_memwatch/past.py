@@ -45,6 +45,11 @@ class Opinion(NamedTuple):
     excused: bool = False  # something explains it: shown, never told
     spare: float = 0.0  # the time to its limit, in those in which all workers could be recycled
 
+    @property
+    def eaten(self) -> float:
+        """Of the headroom, the share."""
+        return self.measured / self.headroom if self.headroom else 0.0
+
 
 @dataclass(slots=True)
 class Standing:
@@ -305,21 +310,21 @@ class Past:
             acted = kind == LEAK and standing.act
             if acted and life is not None and life.seen not in (self.now, standing.gone):
                 self._left(standing, life)  # as was to be expected
-        for gone in [id for id, life in self.lives.items() if life.seen < horizon]:
+        ended = [(life.seen, id) for id, life in self.lives.items() if life.seen < horizon]
+        for seen, gone in sorted(ended):  # what was learned of them depends on their order
             life, leak = self.lives.pop(gone), self.standing.get((gone, LEAK))
-            if leak is not None and leak.told and not leak.act and leak.opinion.headroom:
-                share = leak.opinion.measured / leak.opinion.headroom
-                self.learned.cut_short(share, life.first, life.seen)
+            if leak is not None and leak.told and not leak.act:
+                self.learned.cut_short(leak.opinion.eaten, life.first, seen)
             for key in [key for key in self.standing if key[0] == gone]:
                 del self.standing[key]
 
     def _left(self, leak: Standing, life: Life) -> None:
         leak.gone = life.seen
         if leak.opinion.headroom:
-            share = leak.opinion.measured / leak.opinion.headroom
             # Where the next trial leaves no time for all of them, its siblings are no proof.
             plenty = leak.opinion.spare >= PLENTY
-            self.learned.left(share, self.now if plenty else life.first, self.now)
+            began = self.now if plenty else life.first
+            self.learned.left(leak.opinion.eaten, began, self.now)
 
     def forget_learned(self) -> None:
         """The code changed: what its workers used to reach says nothing any more."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 from histories import HOUR, MB, MINUTE, Curve, Life, Said, say, ticks
 
 from supervisor_memwatch import detectors, growth
-from supervisor_memwatch.learning import LEAKS, OPEN, SECOND, TRIAL, Learned
+from supervisor_memwatch.learning import CUT, LEAKS, OPEN, PAUSE, SECOND, TRIAL, Learned
 from supervisor_memwatch.model import LEAK, RUNNING, Snapshot, Worker, WorkerId
 from supervisor_memwatch.options import Ceiling, Options
 from supervisor_memwatch.past import Standing
@@ -85,6 +86,98 @@ def test_a_second_trial_begins_with_a_worker_that_was_born_after_the_first() -> 
     assert learned.state == TRIAL
     learned.left(0.43, began=HOUR, now=3 * HOUR)
     assert learned.state == SECOND
+
+
+def test_a_trial_whose_workers_others_end_is_over_and_the_next_leak_is_acted_on_at_a_quarter() -> (
+    None
+):
+    """As under max_requests: the first is recycled, two end at 33 %, the fourth is acted on."""
+    leak, hours = fills(1000), (3.8, 4.4, 4.4, 4.4)
+    said = generations(*((span, leak) for span in hours))
+    acted = [said.acted("leak", 101 + n) for n in range(4)]
+    assert acted[0] is not None and acted[1] is None and acted[2] is None
+    assert acted[3] is not None
+    assert (acted[3] - sum(hours[:3]) * HOUR) / MINUTE * 0.5 / 400 == pytest.approx(0.25, abs=0.04)
+
+
+def on_trial() -> Learned:
+    learned = Learned()
+    learned.left(0.26, 0.0, HOUR)
+    return learned
+
+
+def test_workers_that_end_together_are_one_generation() -> None:
+    """A reload ends them all; and those that were there before the trial tell nothing of it."""
+    learned = on_trial()
+    for began in (0.0, HOUR, HOUR, HOUR + 10):
+        learned.cut_short(0.3, began, 2 * HOUR)
+    assert learned.state == TRIAL
+    learned.cut_short(0.3, 2 * HOUR, 3 * HOUR)
+    assert learned.state == CUT
+    assert Learned.load(learned.dump()) == learned
+
+
+def test_workers_that_end_before_they_grew_by_a_quarter_cut_no_trial_short() -> None:
+    learned = on_trial()
+    for hour in range(1, 9):
+        learned.cut_short(0.24, hour * HOUR, (hour + 1) * HOUR)
+    assert learned.state == TRIAL
+
+
+def test_only_a_trial_can_be_cut_short() -> None:
+    """A program that was never recycled for growth goes by the usual share, whoever ends it."""
+    learned = Learned()
+    for hour in range(1, 9):
+        learned.cut_short(0.3, hour * HOUR, (hour + 1) * HOUR)
+    assert learned == Learned()
+
+
+def cut_short() -> Learned:
+    learned = on_trial()
+    learned.cut_short(0.3, HOUR, 2 * HOUR)
+    learned.cut_short(0.3, 2 * HOUR, 3 * HOUR)
+    assert learned.state == CUT
+    return learned
+
+
+def test_a_day_after_a_trial_was_cut_short_there_is_another_one() -> None:
+    """A cache that would fill is not recycled for ever because its workers used to end early."""
+    learned = cut_short()
+    learned.left(0.26, 3 * HOUR, 3 * HOUR + PAUSE - 1)
+    assert learned.state == CUT
+    learned.left(0.26, 3 * HOUR, 3 * HOUR + PAUSE)
+    assert learned.state == TRIAL
+    learned.cut_short(0.3, 4 * HOUR + PAUSE, 5 * HOUR + PAUSE)
+    assert learned.state == TRIAL  # it takes two again
+
+
+def test_growth_that_ends_by_itself_or_never_ends_settles_it_also_without_a_trial() -> None:
+    learned = cut_short()
+    learned.ended_by_itself(1.0, 1.0)
+    assert learned.state == OPEN
+    learned = cut_short()
+    learned.left(0.9, 3 * HOUR, 4 * HOUR)
+    assert learned.state == LEAKS
+
+
+@pytest.mark.parametrize("pids", [(201, 202), (202, 201)])
+def test_workers_count_in_the_order_in_which_they_ended(pids: tuple[int, int]) -> None:
+    """Of two forgotten at one look the second was born after the first: two generations."""
+    past, options, t = acted_on()
+    (standing,) = past.standing.values()
+    headroom = standing.opinion.headroom or 0.0
+    opinion = standing.opinion._replace(measured=0.3 * headroom)
+    spans = {201: (t - 1000, t - 500), 202: (t - 500, t - 100)}
+    lives = {}
+    for pid in pids:
+        life = copy.copy(past.lives[WorkerId(101, 1)])
+        life.first, life.seen = spans[pid]
+        lives[WorkerId(pid, 1)] = life
+    past.lives = lives
+    past.standing = {(id, LEAK): Standing(0.0, opinion, told=True) for id in lives}
+    past.learned.left(0.26, 0.0, t - 1000)
+    detectors.remember(options, past, program(t))
+    assert not past.lives and past.learned.state == CUT
 
 
 @pytest.mark.parametrize(("spare", "state"), [(3.0, SECOND), (1.5, TRIAL)])
