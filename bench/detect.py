@@ -361,11 +361,17 @@ def seeds_named(arguments: argparse.Namespace) -> str:
 
 
 def chosen_jobs(arguments: argparse.Namespace, judge: str) -> list[Job]:
-    kinds = tuple(arguments.kind)
+    chosen = [
+        name for name in synthetic.BEHAVIOURS if name in (arguments.kind or synthetic.BEHAVIOURS)
+    ]
     if arguments.suite == "traps":
-        names = [n for n, label in synthetic.LABELS.items() if label in (HEALTHY, FILLS)]
-        kinds = tuple(n for n in names if not kinds or n in kinds)
-    return suite(parse_seeds(arguments.seeds)[1], arguments.programs, kinds, judge)
+        chosen = [name for name in chosen if synthetic.LABELS[name] in (HEALTHY, FILLS)]
+    if arguments.basic:
+        chosen = [name for name in chosen if name in synthetic.BASIC]
+    if not chosen:
+        known = ", ".join(sorted(synthetic.BEHAVIOURS))
+        sys.exit(f"detect.py: no behaviour is of this suite and one of --kind; there are {known}")
+    return suite(parse_seeds(arguments.seeds)[1], arguments.programs, tuple(chosen), judge)
 
 
 def print_closed_errors(results: Sequence[Result]) -> None:
@@ -400,6 +406,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     suites = ("synthetic", "traps", "recordings", "all")
     parser.add_argument("--suite", choices=suites, default="synthetic")
+    parser.add_argument("--basic", action="store_true", help="one behaviour for each trap or leak")
     parser.add_argument("--seeds", default="test", help="test, tune or N,M,...")
     parser.add_argument("--programs", type=int, default=PROGRAMS)
     parser.add_argument("--recordings", type=Path, metavar="DIR", help="what record.py wrote")

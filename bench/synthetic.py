@@ -816,6 +816,9 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "leaks with pauses at night": ("leak_nights",),
 }
 
+# One behaviour for each phrase, and the plain ones; the others are variants, mostly harder.
+BASIC = {"plain", "leak_steady", "one_job", *(names[0] for names in PHRASES.values())}
+
 
 # --- drawing programs -----------------------------------------------------------------------
 

@@ -308,6 +308,16 @@ def test_tuning_and_test_seeds_are_kept_apart() -> None:
     }
 
 
+def test_the_basic_suite_has_one_behaviour_for_each_trap_and_leak() -> None:
+    arguments = detect._arguments(["--basic", "--programs", "100"])
+    drawn = {job.behaviour for job in detect.chosen_jobs(arguments, "ours")}
+    assert drawn == synthetic.BASIC < set(synthetic.BEHAVIOURS)
+    assert all(drawn & set(names) for names in synthetic.PHRASES.values())
+    arguments = detect._arguments(["--basic", "--suite", "traps", "--kind", "leak_slow"])
+    with pytest.raises(SystemExit, match="no behaviour is of this suite"):
+        detect.chosen_jobs(arguments, "ours")
+
+
 def test_labels_are_known() -> None:
     """Each behaviour has one of four."""
     assert set(synthetic.LABELS.values()) == {HEALTHY, LEAKS, FILLS, IMBALANCED}
