@@ -42,6 +42,8 @@ SPENT, JITTER = 0.7, 0.2
 FEWEST = 100
 # A fresh worker that holds so much of what it may leaves nothing to recycle for.
 FULL = 0.9
+# A worker that was as young, or did not grow for as long, had not leaked before.
+YOUNG = 10 * MINUTE
 # Paces that differ by no more than this factor are said as one.
 EVEN = 1.25
 # Siblings whose growth or work differs by no more than this factor are alike.
@@ -323,8 +325,14 @@ def _remedy(known: Facts) -> str:
     if room is None or known.snapshot.kind == "plain":
         return ""
     ceiling = room.base + room.headroom
+    held = f"{units.size(room.base)} of {units.size(ceiling)}"
+    before = (
+        f"a worker held {held} when it was first seen, and may have leaked before: "
+        "a recycle shows what a fresh one holds"
+    )
     if room.base >= FULL * ceiling:
-        held = f"{units.size(room.base)} of {units.size(ceiling)}"
+        if not _from_the_start(room.case.growing):
+            return before
         return f"a worker holds {held} before it leaks: raise the limit, recycling cannot help"
     costs = [cost for case in known.cases if (cost := _cost(case)) is not None]
     if len(costs) < len(known.cases):
@@ -332,6 +340,8 @@ def _remedy(known: Facts) -> str:
     total = SPENT * room.headroom / max(costs)
     most = _round_down(total / (1 + JITTER))
     if most < FEWEST:
+        if not _from_the_start(room.case.growing):
+            return before
         return (
             f"a worker lasts {SPENT * room.headroom / max(costs):.0f} requests: "
             "no max_requests makes up for that"
@@ -347,6 +357,11 @@ def _remedy(known: Facts) -> str:
         return text
     every = most / max(rates)
     return f"{text}: the busiest lasts about {_about(every)}" if every <= FAR else ""
+
+
+def _from_the_start(growing: Growing) -> bool:
+    """Whether what a worker held when its growth began is what one holds that has not leaked."""
+    return growing.watched >= YOUNG or (growing.age is not None and growing.age <= YOUNG)
 
 
 def _cost(case: Case) -> float | None:
@@ -406,6 +421,8 @@ def _place(known: Facts) -> str:
             "look at threads, timers and background tasks"
         )
     if pattern == "all":
+        if len(known.cases) + sum(other.per_hour is not None for other in known.siblings) < 2:
+            return ""  # its siblings are too young to say whether they leak alike
         if by == "work":
             return "its workers leak by the work they do: look in the request path"
         return "its workers leak alike: look at what every request does, or at a background task"

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TextIO
 
+import psutil
+
 from . import (
     __version__,
     appraisal,
@@ -94,7 +96,7 @@ def run(
         if path:
             _try_to_write(option, path)
     command = shlex.join(["memwatch", "audit", *(["-c", file] if file else [])])
-    subjects = _subjects(names, namespecs, options, command)
+    subjects = _subjects(names, namespecs, options, command, file is not None)
     if since and saved is not None:
         subjects = _matched(subjects, since, saved)
     if record and len(subjects) > 1:
@@ -137,7 +139,21 @@ def _subjects(
     namespecs: Callable[[], Mapping[str, int]],
     options: Callable[[str], Options],
     command: str,
+    configured: bool,
 ) -> list[Subject]:
+    """`configured`: what is found by itself, or named by its pid, is looked up in Supervisor."""
+    running: Mapping[str, int] | None = namespecs() if configured else None
+
+    def subject(spec: str, pid: int) -> Subject:
+        return Subject(spec, pid, options(spec), command=f"{command} {shlex.quote(spec)}")
+
+    def by_pid(tree: topology.Tree, pid: int) -> Subject:
+        above = {pid, *_parents(pid)} if running else set()
+        for spec, its in (running or {}).items():
+            if its in above:
+                return subject(spec, pid)
+        return Subject(_label(tree), pid, command=f"memwatch audit {pid}")
+
     if not names:
         trees = topology.masters()
         if not trees:
@@ -145,8 +161,7 @@ def _subjects(
                 "no gunicorn master is seen (as another user's it may be hidden: try as root, or "
                 "name its pid)"
             )
-        return [_by_pid(tree, tree.root.pid) for tree in trees]
-    running: Mapping[str, int] | None = None
+        return [by_pid(tree, tree.root.pid) for tree in trees]
     subjects = []
     for name in names:
         if name.isascii() and name.isdigit() and len(name) < 20:
@@ -155,14 +170,10 @@ def _subjects(
                 found = topology.discover(int(name))  # a plain program
             if found is None:
                 raise AuditError(f"no process {name}")
-            subjects.append(_by_pid(found, _one_master(found).pid))
+            subjects.append(by_pid(found, _one_master(found).pid))
             continue
         running = namespecs() if running is None else running
-        meant = [
-            Subject(spec, pid, options(spec), command=f"{command} {shlex.quote(spec)}")
-            for spec, pid in running.items()
-            if named(name, spec)
-        ]
+        meant = [subject(spec, pid) for spec, pid in running.items() if named(name, spec)]
         if not meant:
             raise AuditError(
                 f"{units.printable(name)}: not a running program of Supervisor's; running: "
@@ -172,8 +183,11 @@ def _subjects(
     return list({subject.pid: subject for subject in subjects}.values())
 
 
-def _by_pid(tree: topology.Tree, pid: int) -> Subject:
-    return Subject(_label(tree), pid, command=f"memwatch audit {pid}")
+def _parents(pid: int) -> list[int]:
+    try:
+        return [process.pid for process in psutil.Process(pid).parents()]
+    except psutil.Error:
+        return []
 
 
 def _one_master(tree: topology.Tree) -> WorkerId:

@@ -432,6 +432,11 @@ def _journal(config: Config, user: User) -> Line:
     ok = os.path.isdir(directory) and may_write(directory, user)
     if ok and place == path:
         ok = os.path.isfile(path) and may_write(path, user)
+        if ok and os.path.getsize(path) and os.access(path, os.R_OK):
+            try:
+                Reader(path).close()
+            except JournalError as error:
+                return Line(False, "journal", str(error))
     if ok:
         return Line(True, "journal", f"{path}, as {user.name}")
     if ok is None:

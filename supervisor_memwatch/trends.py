@@ -107,6 +107,8 @@ class Growing(NamedTuple):
     """
 
     began: float  # Snapshot.at
+    watched: float  # seconds before that in which the process was watched
+    age: float | None  # the process's when the watch of it began, seconds
     first: float
     last: float
     span: float  # seconds
@@ -139,7 +141,18 @@ def growing(options: Options, snapshot: Snapshot, past: Past, worker: Worker) ->
         if speed.bytes_per_hour > 0:
             latest = left / speed.low if speed.low > 0 else float("inf")
             hours = (left / speed.bytes_per_hour, left / speed.high, latest)
-    began = stretch.start - past.shift
     return Growing(
-        began, stretch.first, last, span, speed, per_work, unit, work_rate, ceiling, left, hours
+        began=stretch.start - past.shift,
+        watched=stretch.start - life.first,
+        age=None if worker.age is None else worker.age - (past.now - life.first),
+        first=stretch.first,
+        last=last,
+        span=span,
+        trend=speed,
+        per_work=per_work,
+        unit=unit,
+        work_rate=work_rate,
+        ceiling=ceiling,
+        left=left,
+        hours=hours,
     )

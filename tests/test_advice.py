@@ -37,6 +37,8 @@ def growing(
     requests: float | None = None,
     ceiling: float | None = 400.0,
     first: float = 100.0,
+    watched: float = 60.0,
+    age: float | None = 0.0,
 ) -> Growing:
     """MB and MB/h; by default the work that its rate comes from."""
     low, high = low or rate, high or rate
@@ -52,6 +54,8 @@ def growing(
         requests = rate * KB / per_work / 3600
     return Growing(
         began=AT - minutes * MINUTE,
+        watched=watched * MINUTE,
+        age=age,
         first=first * MB,
         last=last * MB,
         span=minutes * MINUTE,

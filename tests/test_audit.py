@@ -1161,6 +1161,30 @@ def test_the_limits_of_the_configuration_are_the_programs(
     assert asked == {"web": Ceiling(bytes=MB)}
 
 
+def test_a_configuration_that_is_named_holds_for_pids_too(
+    ran: Any, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of a supervised program, or below one, is that program, with its limit."""
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text("[supervisord]\n[program:web]\ncommand=x\n[memwatch:web]\nlimit = 1MB\n")
+    asked: dict[str, Any] = {}
+
+    def seen(subjects: list[audit.Subject], *_: Any) -> Any:
+        asked.update({subject.name: (subject.pid, subject.options.limit) for subject in subjects})
+        raise audit.AuditError("enough")
+
+    monkeypatch.setattr(audit, "_watched", seen)
+    for its in (sleeper, os.getpid()):
+        monkeypatch.setattr(cli, "_running_programs", lambda arguments, its=its: {"web": its})
+        asked.clear()
+        assert ran("audit", sleeper, "-c", conf).status == 2
+        assert asked == {"web": (sleeper, Ceiling(bytes=MB))}
+    monkeypatch.setattr(cli, "_running_programs", lambda arguments: {"web": 2**22 + 5})
+    asked.clear()
+    assert ran("audit", sleeper, "-c", conf).status == 2
+    assert list(asked.values()) == [(sleeper, None)]
+
+
 def test_ctrl_c_ends_the_watch_and_says_what_is_known(
     ran: Any, sleeper: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
