@@ -100,8 +100,9 @@ def explain(
     """
     name = program["namespec"]
     own = [entry for entry in entries if _concerns(entry, name)]
+    siblings = _siblings(program)
     verdicts = [
-        {"who": who, **verdict, "lacks": lacks(verdict, now, options, limit)}
+        {"who": who, **verdict, "lacks": lacks(verdict, now, options, limit, siblings)}
         for who, limit, found in _holders(program)
         for verdict in found
     ]
@@ -160,8 +161,10 @@ def lacks(
     now: float,
     options: Options | None = None,
     limit: int | None = None,
+    siblings: str = "",
 ) -> str:
-    """What a verdict lacks to be told, or to be acted on: what is measured against its bound."""
+    """What a verdict lacks to be told, or to be acted on: what is measured against its bound.
+    siblings: which of them may be recycled before it."""
     kind = verdict["kind"]
     if kind in NO_LEAK:
         return NO_LEAK[kind]
@@ -170,7 +173,7 @@ def lacks(
         return f"no verdict but limit for another {_time(left)}"
     if not verdict["told"]:
         return _until_told(verdict, now, options)
-    figures = _against(verdict, options, limit)
+    figures = _against(verdict, options, limit, siblings)
     return f"enough to act: {figures}" if verdict["act"] else f"told, not acted on: {figures}"
 
 
@@ -186,7 +189,9 @@ def _until_told(verdict: Mapping[str, Any], now: float, options: Options | None)
     return "told at the next look"
 
 
-def _against(verdict: Mapping[str, Any], options: Options | None, limit: int | None) -> str:
+def _against(
+    verdict: Mapping[str, Any], options: Options | None, limit: int | None, siblings: str
+) -> str:
     """What was measured, and from where on it is acted on."""
     kind, measured, bound = verdict["kind"], verdict["measured"], verdict["bound"]
     if bound is None:
@@ -203,13 +208,12 @@ def _against(verdict: Mapping[str, Any], options: Options | None, limit: int | N
         return text if measured >= bound else f"{text}, or where its limit is near as it is here"
     if measured < bound:
         return f"{text}, or when its limit is less than {units.time(Leak().soon)} away"
-    text += "; that is enough, but it came in few steps"
     if kind == MASTER_GROWTH:
-        return text
-    return (
-        f"{text}, this program's healthy growth has come as far before and stopped by itself, "
-        "or a sibling that grows alike comes first"
-    )
+        return f"{text}; that is enough, but it came in few steps"
+    may = ["it came in few steps", "this program's healthy growth stopped there before"]
+    if siblings:
+        may.append(f"{siblings}, which grows alike, comes first")
+    return f"{text}; that is enough, but {', '.join(may[:-1])} or {may[-1]}"
 
 
 def _imbalance(measured: float, bound: float, options: Options | None, limit: int | None) -> str:
@@ -240,6 +244,14 @@ def _holders(
         who = "the program" if plain else _who("worker", worker)
         found.append((who, worker["limit"], worker["verdicts"]))
     return found
+
+
+def _siblings(program: Mapping[str, Any]) -> str:
+    """Whose recycle a worker may have to wait for: the one that is to be recycled, if there is."""
+    for worker in program["workers"]:
+        if any(verdict["kind"] == LEAK and verdict["act"] for verdict in worker["verdicts"]):
+            return _who("worker", worker)
+    return "a sibling" if len(program["workers"]) > 1 else ""
 
 
 def _who(role: str, worker: Mapping[str, Any]) -> str:

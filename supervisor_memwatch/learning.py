@@ -74,8 +74,9 @@ class Learned:
         self.grew(share)
 
     def cut_short(self, share: float, began: float, ended: float) -> None:
-        """A worker whose told growth was not acted on was ended by somebody else. Workers that
-        ended together, as by a reload, are one generation."""
+        """A worker ended without having been acted on for its told growth: by max_requests, a
+        reload, somebody's signal, or acted on for something else. Workers that ended together are
+        one generation."""
         if self.state in TRIALS and share >= GROWN and began >= self.cut_at:
             self.cut, self.cut_at = self.cut + 1, ended
             if self.cut >= GENERATIONS:

@@ -305,13 +305,17 @@ class Past:
 
     def _forget(self) -> None:
         horizon = self.now - max(GONE, 3 * self.interval)
-        for (subject, kind), standing in self.standing.items():
-            life = self.lives.get(subject) if subject is not None else None
-            acted = kind == LEAK and standing.act
-            if acted and life is not None and life.seen not in (self.now, standing.gone):
+        # What is learned of them depends on their order: the one that grew most comes first.
+        acted = [
+            (standing, self.lives[subject])
+            for (subject, kind), standing in self.standing.items()
+            if kind == LEAK and standing.act and subject in self.lives
+        ]
+        for standing, life in sorted(acted, key=lambda each: -each[0].opinion.eaten):
+            if life.seen not in (self.now, standing.gone):
                 self._left(standing, life)  # as was to be expected
         ended = [(life.seen, id) for id, life in self.lives.items() if life.seen < horizon]
-        for seen, gone in sorted(ended):  # what was learned of them depends on their order
+        for seen, gone in sorted(ended):
             life, leak = self.lives.pop(gone), self.standing.get((gone, LEAK))
             if leak is not None and leak.told and not leak.act:
                 self.learned.cut_short(leak.opinion.eaten, life.first, seen)

@@ -281,6 +281,17 @@ def test_no_max_requests_helps_against_a_leak_that_is_too_fast() -> None:
     assert "a worker lasts 54 requests: no max_requests makes up for that" in text
 
 
+@pytest.mark.parametrize("first", [380.0, 399.0])
+def test_of_a_worker_first_seen_when_old_what_it_held_may_be_leaked(first: float) -> None:
+    """Neither "recycling cannot help" nor "no max_requests makes up for that" is known of it."""
+    old = growing(first=first, minutes=1, watched=1.0, age=7200.0)
+    young = growing(first=first, minutes=1, watched=1.0, age=60.0)
+    assert "may have leaked before: a recycle shows what a fresh one holds" in said(
+        facts(case(7, old))
+    )
+    assert "may have leaked before" not in said(facts(case(7, young)))
+
+
 def test_a_limit_that_a_fresh_worker_nearly_fills_is_the_problem() -> None:
     text = said(facts(case(7, growing(12.0, first=380.0, minutes=60))))
     assert "a worker holds 380.0MB of 400.0MB before it leaks: raise the limit" in text
@@ -349,6 +360,7 @@ def test_one_worker_of_many_has_a_job_of_its_own() -> None:
 def test_siblings_that_grow_without_having_been_told_are_with_it() -> None:
     """Or are too young to say."""
     assert "leak alike" in place(case(7), case(8), idle=(quiet(9, 55.0), quiet(10, None)))
+    assert "leak alike" not in place(case(7), idle=(quiet(8, None), quiet(9, None)))
     assert "some workers leak, others not" in place(case(7), case(8), idle=(quiet(9, 2.0),))
     lately = (case(7, since=60.0), case(8, since=60.0))
     assert "others not" not in place(*lately, idle=(quiet(9, 2.0),))

@@ -215,11 +215,21 @@ def test_growth_is_measured_against_what_it_takes() -> None:
     enough = lacks(verdict("master_growth", measured=200.0 * MB), NOW, OPTIONS)
     assert enough.endswith("(125% of that); that is enough, but it came in few steps")
     waiting = lacks(verdict("leak", measured=200.0 * MB), NOW, OPTIONS)
-    assert waiting.endswith("or a sibling that grows alike comes first")
+    assert waiting.endswith(
+        "enough, but it came in few steps or this program's healthy growth stopped there before"
+    )
     acting = lacks(verdict("leak", act=True, measured=200.0 * MB), NOW, OPTIONS)
     assert acting == "enough to act: it has grown 200.0MB, acted on from 160.0MB on (125% of that)"
     near = lacks(verdict("leak", act=True), NOW, OPTIONS)
     assert near.endswith("or where its limit is near as it is here")
+
+
+def test_only_where_there_are_siblings_may_one_come_first_and_it_is_named() -> None:
+    waits = worker(4711, verdict("leak", measured=200.0 * MB))
+    first = worker(4712, verdict("leak", measured=300.0 * MB, act=True))
+    assert "comes first" not in said(program(waits))
+    assert "or a sibling, which grows alike, comes first" in said(program(waits, worker(4712)))
+    assert "or worker 4712, which grows alike, comes first" in said(program(waits, first))
 
 
 def test_what_is_not_confirmed_says_for_how_long_it_has_to_hold() -> None:

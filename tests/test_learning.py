@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -340,6 +341,23 @@ def test_a_worker_that_was_only_overlooked_may_still_go() -> None:
     past.learned.ended_by_itself(1.0, 1.0)
     detectors.remember(options, past, program(t + 60))
     assert past.learned.state == TRIAL
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_who_leaves_at_the_same_look_teaches_the_same_in_any_order(turned: bool) -> None:
+    """One that had eaten 30 % and one that had eaten 50 %: as far as the further one."""
+    past, options, t = acted_on()
+    ((first, kind), standing) = next(iter(past.standing.items()))
+    assert first is not None and standing.opinion.headroom
+    other = WorkerId(102, 1)
+    past.lives[other] = copy.deepcopy(past.lives[first])
+    for id, share in [(first, 0.3), (other, 0.5)]:
+        said = standing.opinion._replace(measured=share * standing.opinion.headroom, spare=3.0)
+        past.standing[id, kind] = dataclasses.replace(standing, opinion=said)
+    if turned:
+        past.standing = dict(reversed(past.standing.items()))
+    detectors.remember(options, past, program(t))
+    assert past.learned.state == SECOND
 
 
 @pytest.mark.parametrize("turned", [False, True])

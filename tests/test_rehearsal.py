@@ -336,6 +336,20 @@ def test_a_secret_in_a_file_for_everybody_is_named_and_not_shown(
         assert not list(rehearsal._secrets(inifile.IniFile(str(path), {})))
 
 
+def test_a_journal_that_cannot_be_read_is_said_before_the_listener_meets_it(
+    tmp_path: Path, rehearsed: Any
+) -> None:
+    journal = tmp_path / "j.db"
+    text = LISTENER + f"\n[memwatch]\njournal = {journal}\n"
+    journal.write_bytes(os.urandom(4096))
+    (found,) = [line for line in rehearsed(text) if line.subject == "journal"]
+    assert found.ok is False and str(journal) in found.text
+    journal.unlink()
+    Journal(str(journal)).close()
+    (found,) = [line for line in rehearsed(text) if line.subject == "journal"]
+    assert found.ok is True
+
+
 # -- the listener's rights
 
 
