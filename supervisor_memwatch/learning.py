@@ -83,7 +83,10 @@ class Learned:
                 self.state, self.since = CUT, ended
 
     def known(self, first: float, ceiling: float | None) -> float:
-        """Up to where growth is healthy, of a worker that began with `first` bytes."""
+        """Up to where growth is healthy, of a worker that began with `first` bytes. Of workers that
+        leak on and on, none is: what looked like an end was a pause."""
+        if self.state == LEAKS:
+            return 0.0
         if ceiling is None:
             return self.plateau
         return min(self.plateau, first + self.cap * max(ceiling - first, 0))
