@@ -173,18 +173,20 @@ class Leak:
             return scene.withdrawn(self.kind)
         if not scene.closed and not scene.rushing:
             return {}
-        master = scene.snapshot.master and scene.snapshot.master.id
+        master = scene.snapshot.master
         share = ceiling_of(scene.options, scene.snapshot)
-        stands = bool(scene.past.standing)
+        standing, least = scene.past.standing, growth.least(scene.options.confirm)
         findings: Findings = {}
         for worker, life in scene.closed:
-            if worker.id != master:
+            if worker is not master:
+                series = life.series
                 ceiling = _ceiling(scene, worker, share)
-                if stands or life.rush or life.series.rise >= growth.RISE:
+                stands = standing and (worker.id, self.kind) in standing
+                if stands or life.rush or series.rise >= least:
                     findings[worker.id] = self.of(scene, worker, life, ceiling)
-                self.watch_for_rush(life, life.series.levels[0].lows[-1], ceiling)
+                self.watch_for_rush(life, series.levels[0].lows[-1], ceiling)
         for worker, life in scene.rushing:
-            if worker.id != master:
+            if worker is not master:
                 ceiling = _ceiling(scene, worker, share)
                 self.watch_for_rush(life, life.series.low, ceiling)
                 if life.series.levels or life.rush:
@@ -422,10 +424,10 @@ class MasterGrowth:
         master = scene.snapshot.master
         if scene.options.growth == "off":
             return scene.withdrawn(self.kind)
-        if master is None or not scene.closed:
+        if master is None:
             return {}
-        for worker, life in scene.closed:
-            if worker.id == master.id:
+        for worker, life in reversed(scene.closed):  # the master is the last
+            if worker is master:
                 if life.series.rise < growth.RISE and not scene.before(master.id, self.kind):
                     return {}
                 return {master.id: self.leak.of(scene, worker, life, _left_to(scene, worker))}
@@ -450,8 +452,9 @@ class FdGrowth:
         if scene.options.growth == "off":
             return scene.withdrawn(self.kind)
         findings: Findings = {}
+        few, standing = self.unit / 4, scene.past.standing
         for worker, life in scene.closed:
-            if life.series.more >= self.unit / 4 or scene.before(worker.id, self.kind):
+            if life.series.more >= few or (standing and (worker.id, self.kind) in standing):
                 findings[worker.id] = self.of(scene, worker, life)
         return findings
 
@@ -510,6 +513,8 @@ class Imbalance:
         if len(scene.snapshot.workers) < 2:
             return findings
         workers = [(w, past.lives[w.id]) for w in scene.snapshot.workers]
+        if self.are_alike([life for _, life in workers]):
+            return findings
         known = [(w, life) for w, life in workers if life.buckets() >= growth.WINDOWS[0]]
         for worker, life in self.largest(known):
             if scene.before(worker.id, LEAK) is None:
@@ -518,6 +523,11 @@ class Imbalance:
                 if siblings:
                     findings[worker.id] = self.of(scene, worker, life, siblings, ratio)
         return findings
+
+    def are_alike(self, lives: list[Life]) -> bool:
+        """Whether nobody can stand out, whatever its work and age: mostly so."""
+        lows = [life.latest() for life in lives if life.buckets()]
+        return not lows or max(lows) - min(lows) <= self.release * self.least
 
     def largest(self, known: list[tuple[Worker, Life]]) -> list[tuple[Worker, Life]]:
         """Those that could stand out: most programs have none, and more than a few never do."""
@@ -578,7 +588,7 @@ class Calm:
 
     def examine(self, scene: Scene) -> Findings:
         standing = scene.past.standing
-        stood = {subject for subject, kind in standing if kind == self.kind}
+        stood = {subject for subject, kind in standing if kind == self.kind} if standing else ()
         if not stood and not scene.coarse:
             return {}
         findings: Findings = {}
@@ -586,9 +596,9 @@ class Calm:
             if worker.id in stood:
                 if self.is_over(life, standing[worker.id, self.kind].opinion):
                     findings[worker.id] = None
-            elif life.closed > 1 and not any(scene.before(worker.id, k) for k in self.others):
+            elif life.closed > 1:
                 found = self.of(life)
-                if found is not None:
+                if found is not None and not any(scene.before(worker.id, k) for k in self.others):
                     findings[worker.id] = found
         return findings
 
@@ -627,6 +637,7 @@ DETECTORS: tuple[Detector, ...] = (
 
 # The others look at growth, of which nothing is new until a bucket is full.
 AT_EVERY_LOOK: tuple[Detector, ...] = (Limit(), TotalLimit())
+OF_GROWTH = tuple(d for d in DETECTORS if d.kind not in (LIMIT, TOTAL_LIMIT))
 
 
 def _ceiling(scene: Scene, worker: Worker, share: int | None) -> int | None:
@@ -734,11 +745,13 @@ def remember(options: Options, past: Past, snapshot: Snapshot) -> None:
     closed, rushing = past.remember(options, snapshot)
     if past.anew:
         _judge_anew(Scene(options, snapshot, past, closed, rushing, False))
-    detectors = DETECTORS
-    if not closed and not rushing:
-        detectors = () if _is_within_limits(options, snapshot, past) else AT_EVERY_LOOK
+    detectors = () if _is_within_limits(options, snapshot, past) else AT_EVERY_LOOK
+    if closed or rushing:
+        detectors = DETECTORS if detectors else OF_GROWTH
     if detectors:
-        coarse = any(life.closed > 1 for _, life in closed)
+        coarse = False
+        for _, life in closed:
+            coarse = coarse or life.closed > 1
         scene = Scene(options, snapshot, past, closed, rushing, coarse)
         for detector in detectors:
             findings = detector.examine(scene)
@@ -855,7 +868,9 @@ def _confirm(options: Options, past: Past) -> None:
 def examine(options: Options, snapshot: Snapshot, past: Past) -> dict[Subject, tuple[Verdict, ...]]:
     """The verdicts that stand, for those who have any; None stands for the program itself."""
     verdicts: dict[Subject, tuple[Verdict, ...]] = {}
-    present = {w.id for w in everyone(snapshot)} if past.standing else set()
+    if not past.standing and not past.young:
+        return verdicts
+    present = {w.id for w in everyone(snapshot)} if past.standing else ()
     for (subject, kind), s in past.standing.items():
         if subject is None or subject in present:
             since, o = s.since - past.shift, s.opinion

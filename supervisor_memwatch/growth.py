@@ -62,6 +62,11 @@ def drift(span: float, unit: float = DRIFT_BYTES) -> float:
     return float(unit * (span / DRIFT_SPAN) ** (1 / 3))
 
 
+def least(width: float) -> float:
+    """What any stretch has to rise by, of buckets of `width` seconds and more: less is no news."""
+    return max(drift(3 * width), RISE)
+
+
 def rises(level: Level) -> bool:
     """Whether any stretch of a level could have grown: mostly none, and that is all it costs."""
     return level.lows[-1] - level.least >= RISE

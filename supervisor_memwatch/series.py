@@ -37,9 +37,10 @@ class Level:
     def keep(self, at: float, low: float, work: float, files: float) -> None:
         ats, lows, works, counts = self.ats, self.lows, self.works, self.files
         if len(lows) == KEPT:
-            self.peak = max(self.peak, lows[0])
             oldest = lows.pop(0)
             del ats[0], works[0]
+            if oldest > self.peak:
+                self.peak = oldest
             if len(counts) == KEPT:
                 self.files_peak = max(self.files_peak, counts.pop(0))
             if oldest <= self.least:
@@ -116,20 +117,23 @@ class Series:
 
     def _keep(self, at: float, low: float, work: float, files: float) -> int:
         levels = self.levels
-        self.rise = self.more = 0.0
-        for index in range(LEVELS):
-            if index == len(levels):
+        rise = more = 0.0
+        closed = 0
+        while closed < LEVELS:
+            if closed == len(levels):
                 levels.append(Level())
-            level = levels[index]
+            level = levels[closed]
+            closed += 1
             level.keep(at, low, work, files)
-            if low - level.least > self.rise:
-                self.rise = low - level.least
-            if level.files and files - level.files[0] > self.more:
-                self.more = files - level.files[0]
+            if low - level.least > rise:
+                rise = low - level.least
+            if level.files and files - level.files[0] > more:
+                more = files - level.files[0]
             if level.gathered < FACTOR:
-                return index + 1
+                break
             at, low, work, files = level.merged()
-        return LEVELS
+        self.rise, self.more = rise, more
+        return closed
 
     def of_files(self) -> Series:
         """The same history, of open files in place of memory."""

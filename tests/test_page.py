@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import gc
 import json
 import os
 import re
@@ -926,7 +927,8 @@ def test_a_damaged_row_is_no_traceback(ran: Any, tmp_path: Path) -> None:
 def test_the_reader_is_closed(tmp_path: Path) -> None:
     """A page a few seconds must not use up descriptors."""
     week = day(tmp_path)
+    gc.collect()  # what other tests left is not ours to count
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         document_of(week)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
