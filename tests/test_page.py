@@ -4,9 +4,9 @@ gets into it as anything but text."""
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import http.client
-import gc
 import json
 import os
 import re
