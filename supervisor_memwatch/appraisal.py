@@ -33,6 +33,7 @@ AHEAD, EXCESS = 1.3, 10 * MB  # a worker that holds so much more than its siblin
 
 LEAKING = ("leak", "master_growth")
 BRIEF, POSSIBLE = 30.0, 0.5  # seconds; and what is said of growth in a shorter watch
+LEAST = 25.0  # seconds past its warm-up, before a worker is called healthy: growth comes in steps
 
 
 class Files(NamedTuple):
@@ -111,7 +112,8 @@ def document(watched: Watched) -> dict[str, Any]:
 
 # No verdict, and none to be had without more of something.
 GROWS, WARM_UP, EARLY, IDLE, HEALTHY = "grows", "warming up", "too early", "idle", "healthy"
-OPEN = (GROWS, WARM_UP, EARLY, IDLE)
+CREEPS = "creeps"  # as healthy workers do for some minutes, and slow leaks for ever
+OPEN = (GROWS, CREEPS, WARM_UP, EARLY, IDLE)
 
 
 def _tempered(verdict: Verdict, seconds: float) -> Verdict:
@@ -144,6 +146,7 @@ def _worker(watched: Watched, worker: Worker, role: str) -> dict[str, Any]:
         "cpu_spent": _less(worker.cpu, first[1].cpu),
         "requests_served": _less(worker.requests, first[1].requests),
         "buckets": _buckets(watched, worker.id),
+        "judged": _judged(watched, worker.id),
         "files": _growth(FEW_FILES, [each.fds for _, each in seen]),
         "threads_grown": _growth(FEW_THREADS, [each.threads for _, each in seen]),
         "new_files": [each._asdict() for each in watched.files.get(worker.id, ())],
@@ -204,6 +207,13 @@ def _buckets(watched: Watched, id: WorkerId) -> int:
     return len(life.series.points()) if life is not None and life.warm else 0
 
 
+def _judged(watched: Watched, id: WorkerId) -> float:
+    """Seconds of the watch in which it was past its warm-up."""
+    life = watched.past.lives.get(id)
+    points = life.series.points() if life is not None and life.warm else None
+    return life.seen - points[0][0] if life is not None and points else 0.0
+
+
 def _less(now: float | None, then: float | None) -> float | None:
     return None if now is None or then is None else now - then
 
@@ -232,10 +242,12 @@ def _judgement(worker: Mapping[str, Any], verdicts: Sequence[Verdict]) -> tuple[
         return GROWS, None
     if any(verdict.kind == WARMING_UP for verdict in verdicts):
         return WARM_UP, None
-    if worker["buckets"] < WINDOW or worker["trend"] is None:
+    if worker["buckets"] < WINDOW or worker["trend"] is None or worker["judged"] < LEAST:
         return EARLY, None
     if _is_idle(worker):
         return IDLE, None
+    if worker["trend"]["low"] / HOUR > CREEP and not verdicts:
+        return CREEPS, None
     # The interval of the trend is a 95 % one.
     return HEALTHY, 0.95
 
@@ -377,7 +389,7 @@ def _watch(watched: Watched, worker: Mapping[str, Any]) -> tuple[float, str]:
         return seen + _until_clear(seen, trend), f"{who} grows, and why is not clear yet"
     if judgement in LEAKING and (worker["confidence"] or 0.0) < 0.95:
         return 2 * seen, f"growth of {who} that goes on for twice as long is surer"
-    if judgement == HEALTHY and trend["low"] / HOUR > CREEP:
+    if judgement == CREEPS:
         # What healthy workers drift by rises with the third root of the time, a leak with the time.
         clear = (growth.drift(1.0) / (trend["low"] / HOUR)) ** 1.5
         return max(clear, 2 * seen), f"{who} creeps: drift or a slow leak"

@@ -162,7 +162,7 @@ class Leak:
     rush: float = 0.05  # of the headroom above the last bucket: from there on each sample counts
     rushed: float = 0.08  # of the headroom, that they must have risen by
     at_once: float = 6 * MINUTE  # a limit nearer than this makes it so, or nearer than
-    looks: float = 18  # so many looks
+    looks: float = 12  # so many looks
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
     worth: float = 0.02  # of the headroom: less is not worth a word,
     worth_bytes: float = 6 * MB  # and more than this always is,
@@ -189,7 +189,7 @@ class Leak:
             if worker is not master:
                 ceiling = _ceiling(scene, worker, share)
                 self.watch_for_rush(life, life.series.low, ceiling)
-                if life.series.levels or life.rush:
+                if life.series.levels:
                     findings.update(self.hastily(scene, worker, life, ceiling))
         return findings
 
@@ -197,9 +197,7 @@ class Leak:
         """From where on each of its samples counts."""
         if len(life.rush) == RUSH and not growth.pauses(life.rush):
             life.rush = []  # it has risen, and does not any more
-        if ceiling is None:
-            life.rush, life.rush_from = [], float("inf")
-        elif not life.rush:
+        if ceiling is not None and not life.rush:
             life.rush_from = low + max(self.rush * (ceiling - low), 8 * MB)
 
     def hastily(
@@ -208,19 +206,12 @@ class Leak:
         """What each sample says of a process that rushes towards its ceiling."""
         before = scene.before(worker.id, self.kind)
         old = None if before is None else before.opinion.stretch
-        now, confirm = scene.past.now, scene.options.confirm
         found = self._rushes(scene, worker, life, ceiling)
         if found is not None:
             # What is told stays the growth it is: a rush within it may be a sawtooth's.
             told = before is not None and before.told
             stretch = old if told and old is not None else _stretch(found, old)
-            opinion = self.judge(scene, worker, life, ceiling, stretch)
-            if not life.series.levels:
-                if not _in_company(scene, worker):
-                    return {}
-                if growth.surges(_until(life, now - confirm)):
-                    opinion = opinion._replace(since=now - confirm)  # so it did in the warm-up
-            return {worker.id: opinion}
+            return {worker.id: self.judge(scene, worker, life, ceiling, stretch)}
         if before is not None and not before.told and old and old.buckets == growth.RUSHED:
             return {} if growth.pauses(life.rush) else {worker.id: None}
         return {}
@@ -372,7 +363,7 @@ class Leak:
         headroom = max(left + grown, 0.0)
         bound = self.share_of(span, learned, life, stretch) * headroom
         confidence = _confidence(grown, bound)
-        pace = growth.pace(life.series, stretch) if life.series.levels else stretch.rate
+        pace = growth.pace(life.series, stretch)
         near = left / pace if pace > 0 else float("inf")
         said = left * seen / grown if grown > 0 else float("inf")  # at the rate of the sentence
         if not known_size:
@@ -686,24 +677,6 @@ def _brisk(life: Life, above: float) -> growth.Growth | None:
     if found is None or life.second is None:
         return found
     return found if life.second.levels and growth.brisk(life.second) else None
-
-
-def _in_company(scene: Scene, worker: Worker) -> bool:
-    """Whether what a worker does at the end of its warm-up is no surprise: its siblings do it, or
-    those before them did. One alone may be loading what it needs."""
-    past, others = scene.past, [w.id for w in scene.snapshot.workers if w is not worker]
-    if not others or past.learned.state == LEAKS:
-        return True
-    for id in others:
-        life = past.lives[id]
-        if (id, LEAK) in past.standing or (life.warm and life.rush) or growth.surges(life.rush):
-            return True
-    return False
-
-
-def _until(life: Life, at: float) -> list[tuple[float, float]]:
-    """The samples of its rush up to a time."""
-    return [sample for sample in life.rush if sample[0] <= at]
 
 
 def _stretch(found: growth.Growth, old: growth.Stretch | None) -> growth.Stretch:

@@ -158,16 +158,6 @@ def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
     return Growth(0, RUSHED, start, span, first, last, grown, grown / span, None)
 
 
-def surges(samples: Sequence[tuple[float, float]]) -> bool:
-    """Whether samples of a warm-up rise like a rush, and as fast at their end as at first: a
-    warm-up slows down."""
-    if len(samples) < 2 * RISING or rushes(samples) is None:
-        return False
-    values = [value for _, value in samples]
-    third = len(values) // 3
-    return values[-1] - values[-1 - third] >= STRAIGHT * (values[third] - values[0])
-
-
 def pauses(samples: Sequence[tuple[float, float]]) -> bool:
     """Whether samples that rose for long enough only stand still, as between two large requests."""
     if len(samples) <= LUMPY:

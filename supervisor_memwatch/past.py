@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from . import growth
 from .growth import Stretch
 from .learning import Learned
 from .model import LEAK, Snapshot, Verdict, Worker, WorkerId
@@ -25,7 +24,6 @@ SIGNALS = ("anonymous memory", "private memory (RSS - shared)", "USS and RSS")
 VERSION = 2  # of what `dump` gives
 GONE = 60.0  # seconds after which an id that was not seen is gone (at least three ticks)
 RUSH = 24  # samples
-EARLY = 16  # of them, at the end of the warm-up
 PLENTY = 2.0  # times that all workers could be recycled before the limit
 SAMPLES = 2  # in the finest bucket, at the least: one alone is no lower envelope
 UNSEEN = 15.0  # seconds without a look that are a break (and three times the usual pause)
@@ -104,27 +102,6 @@ class Life:
         self.rush_from = float("inf")
         self.rush: list[tuple[float, float]] = []
         self.peak = 0.0  # the highest sample of the rushes that came back
-
-    def warm_up(self, now: float, worker: Worker) -> None:
-        """Look at it in its warm-up, of which nothing is kept but the latest samples: growth too
-        fast for buckets may have begun by then."""
-        if worker.swap is not None:
-            self.swap = worker.swap
-        if worker.anon is None and self.signal == ANON:
-            self._begin_anew(PRIVATE, self.series.width)
-        value = worker.anon
-        if self.signal == PRIVATE:
-            value = None if worker.shared is None else worker.rss - worker.shared
-        if value is not None:
-            self.rush = [*self.rush[1 - EARLY :], (now, value + self.swap)]
-
-    def begin(self) -> None:
-        """Its warm-up is over."""
-        self.warm = True
-        if growth.surges(self.rush):
-            self.rush_from = self.rush[0][1]
-        else:
-            self.rush = []
 
     def remember(self, now: float, worker: Worker, width: float) -> None:
         """Add a sample; `closed` then says how many levels got a bucket by it."""
@@ -298,9 +275,8 @@ class Past:
                 age = now - life.first if worker.age is None else worker.age
                 if age < options.warmup:
                     self.young += 1
-                    life.warm_up(now, worker)
                     continue
-                life.begin()
+                life.warm = True
                 rushing.append((worker, life))  # from where on, is still to be said
             life.remember(now, worker, width)
             if life.closed:

@@ -235,7 +235,8 @@ def _unavailable(decision: Decision, now: Situation) -> Held | None:
     needed = now.expected - now.options.max_unavailable
     if serving >= needed:
         return None
-    return Held("max_unavailable", f"only {serving} other workers serve, {needed} have to")
+    others = "1 other worker serves" if serving == 1 else f"{serving} other workers serve"
+    return Held("max_unavailable", f"only {others}, {needed} have to")
 
 
 def _cooldown(decision: Decision, now: Situation) -> Held | None:

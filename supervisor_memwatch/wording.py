@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import comparison, detectors, report, units
-from .appraisal import CREEP, EARLY, GROWS, HEALTHY, IDLE, LEAKING, OPEN, WARM_UP
+from .appraisal import CREEPS, EARLY, GROWS, HEALTHY, IDLE, LEAKING, OPEN, WARM_UP
 from .comparison import BAR, bar, sure
-from .units import HOUR, MB
+from .units import MB
 
 NOTHING = 3 * MB  # growth an hour: less is 0 to a watch of minutes
 NAMED = 4  # workers that left and are named, each in a line
@@ -199,6 +199,8 @@ def _verdict_words(person: Mapping[str, Any]) -> str:
         return ""
     if judgement == WARM_UP:
         return report.verdict_words(person["verdicts"])
+    if judgement == CREEPS:
+        return "creeps: a drift that ends, or a slow leak"
     if judgement == EARLY:
         return "not enough to tell" if person["watched"] else "one look: nothing to tell"
     if judgement == IDLE:
@@ -211,8 +213,6 @@ def _verdict_words(person: Mapping[str, Any]) -> str:
         return words + "; ".join(verdict["why"] for verdict in known)
     if trend["high"] <= 0:
         return words + "does not grow (95%)"
-    if trend["low"] / HOUR > CREEP:
-        return words + "creeps, as healthy ones do for a while"
     return words + f"less than {units.size(trend['high'])}/h (95%)"
 
 
@@ -247,6 +247,8 @@ def _nothing_found(program: Mapping[str, Any]) -> str:
         return f"no worker grows or stands out, as far as {units.time(seconds)} can tell"
     if GROWS in states:
         return f"something grows, and {units.time(seconds)} cannot tell what"
+    if CREEPS in states:
+        return f"something creeps, and {units.time(seconds)} cannot tell a drift from a slow leak"
     young = sum(worker["judgement"] in (WARM_UP, EARLY) for worker in program["workers"])
     whom = f" of {young} of {len(program['workers'])} workers" if HEALTHY in states else ""
     if WARM_UP in states:

@@ -400,6 +400,28 @@ def test_slow_growth_is_neither_called_a_leak_nor_nothing() -> None:
     assert document["found"] == []
     assert "creeps" in wording.text(document)
     assert any("drift or a slow leak" in text for text in document["surer"])
+    (worker,) = document["workers"]
+    assert (worker["judgement"], worker["confidence"], document["enough"]) == (
+        "creeps",
+        None,
+        False,
+    )
+    assert "cannot tell a drift from a slow leak" in wording.text(document)
+
+
+@pytest.mark.parametrize(("seconds", "judgement"), [(12, "too early"), (40, "healthy")])
+def test_nobody_is_called_healthy_after_a_few_seconds(seconds: int, judgement: str) -> None:
+    """Slow leaks come in steps, of which so short a watch may have none."""
+    document = appraisal.document(watched({11: flat}, seconds))
+    assert document["workers"][0]["judgement"] == judgement
+    assert document["enough"] == (judgement == "healthy")
+
+
+def test_the_seconds_of_a_warm_up_are_not_counted_as_watched_for_growth() -> None:
+    """At an age of 82 s when the minute began: 22 s of it are past the warm-up."""
+    document = appraisal.document(watched({11: flat}, 60, age=82))
+    (worker,) = document["workers"]
+    assert worker["judgement"] == "too early" and worker["judged"] < 25
 
 
 def test_files_and_threads_that_keep_growing_are_found() -> None:

@@ -436,3 +436,14 @@ def test_a_big_load_of_half_a_minute_is_no_leak() -> None:
     """200 MB in 30 s, towards a limit that is a minute away: it ends before it is confirmed."""
     curve = lambda age: 60 + 200 * min(max(age - HOUR, 0) / 30, 1)  # noqa: E731
     assert say(ticks([Life(curve)], 2 * HOUR), limit=460).told == {}
+
+
+def test_of_workers_that_leak_on_and_on_no_growth_is_known_to_be_healthy() -> None:
+    """What looked like an end was a pause: else each new one would be waited for up to there."""
+    learned = Learned()
+    learned.ended_by_itself(200.0, HOUR)
+    assert learned.state == OPEN and learned.known(100.0, 1000.0) == 200.0
+    learned.grew(0.7)
+    assert learned.state == LEAKS and learned.known(100.0, 1000.0) == 0.0
+    learned.ended_by_itself(200.0, HOUR)
+    assert learned.known(100.0, 1000.0) == 200.0
