@@ -153,6 +153,8 @@ def _news_arrive_once(
 
 
 def _ends_are_noted(supervisor: Supervisor) -> None:
+    masked = "SELECT text FROM entries WHERE namespec = 'short' AND text LIKE '%max_requests%'"
+    wait_until(lambda: rows(supervisor.journal, masked), 60, lambda: str(supervisor))
     entries = rows(supervisor.journal, "SELECT namespec, text FROM entries WHERE kind = 'seen'")
     said = {name: [text for each, text in entries if each == name] for name, _ in entries}
     assert sum("ended unexpectedly" in text for text in said["victim"]) == 1
