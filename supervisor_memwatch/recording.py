@@ -38,14 +38,18 @@ class Program(NamedTuple):
 # -- read
 
 
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)  # json.loads would make one for each line
+
+
 def read_object(line: str) -> dict[str, Any]:
     """A line that holds a JSON object. Raises ValueError."""
 
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is not a number")
-
     try:
-        value = json.loads(line, parse_constant=refuse)
+        value = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from None
     except RecursionError:
@@ -176,34 +180,30 @@ def _worker(value: Any, where: str) -> Worker:
     if isinstance(start, float) and not isfinite(start):
         raise ValueError(f"{where}: start must be a number or a text")
     try:
-        sizes = {name: _size(value, name) for name in SIZES}
+        rss, shared, anon, pss, uss, swap, fds, threads, requests = _sizes(value)
         age, cpu = _seconds(value, "age"), _seconds(value, "cpu")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    rss = sizes["rss"]
     if rss is None:
         raise ValueError(f"{where}: rss must be a number of bytes")
-    return Worker(
-        id=WorkerId(pid, start),
-        age=age,
-        rss=rss,
-        shared=sizes["shared"],
-        anon=sizes["anon"],
-        pss=sizes["pss"],
-        uss=sizes["uss"],
-        swap=sizes["swap"],
-        cpu=cpu,
-        fds=sizes["fds"],
-        threads=sizes["threads"],
-        requests=sizes["requests"],
-    )
+    id = WorkerId(pid, start)
+    return Worker(id, age, rss, shared, anon, pss, uss, swap, cpu, fds, threads, requests)
+
+
+def _sizes(holder: dict[str, Any]) -> list[int | None]:
+    """SIZES, in that order. Raises ValueError."""
+    sizes = [holder.get(name) for name in SIZES]
+    for size in sizes:
+        if size is not None and not (type(size) is int and 0 <= size < LARGEST):
+            return [_size(holder, name) for name in SIZES]
+    return sizes  # nearly always
 
 
 def _number(holder: dict[str, Any], name: str, bound: float) -> float | None:
     """A field that may be null or missing, else a number of 0 or more."""
     value = holder.get(name)
-    if value is None:
-        return None
+    if value is None or (type(value) is float and 0 <= value < bound):  # nearly always
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number or null")
     if not 0 <= value < bound:
@@ -216,9 +216,6 @@ def _seconds(holder: dict[str, Any], name: str) -> float | None:
 
 
 def _size(holder: dict[str, Any], name: str) -> int | None:
-    value = holder.get(name)
-    if value is None or (type(value) is int and 0 <= value < LARGEST):  # nearly always
-        return value
     number = _number(holder, name, LARGEST)
     return None if number is None else int(number)
 
