@@ -139,14 +139,15 @@ def _worker(watched: Watched, worker: Worker, role: str) -> dict[str, Any]:
     )
     seen = list(_seen(watched, worker.id))
     first = seen[0]
+    buckets, judged = _judged(watched, worker.id)
     shown |= {
         "role": role,
         "readable": worker.exact is not False and worker.fds is not None,
         "watched": last.at - first[0],
         "cpu_spent": _less(worker.cpu, first[1].cpu),
         "requests_served": _less(worker.requests, first[1].requests),
-        "buckets": _buckets(watched, worker.id),
-        "judged": _judged(watched, worker.id),
+        "buckets": buckets,
+        "judged": judged,
         "files": _growth(FEW_FILES, [each.fds for _, each in seen]),
         "threads_grown": _growth(FEW_THREADS, [each.threads for _, each in seen]),
         "new_files": [each._asdict() for each in watched.files.get(worker.id, ())],
@@ -202,16 +203,11 @@ def _end(watched: Watched, worker: Worker) -> Worker:
     return min(known, key=lambda each: each.anon or 0, default=worker)
 
 
-def _buckets(watched: Watched, id: WorkerId) -> int:
-    life = watched.past.lives.get(id)
-    return len(life.series.points()) if life is not None and life.warm else 0
-
-
-def _judged(watched: Watched, id: WorkerId) -> float:
-    """Seconds of the watch in which it was past its warm-up."""
+def _judged(watched: Watched, id: WorkerId) -> tuple[int, float]:
+    """Buckets that are kept of it, and seconds of the watch in which it was past its warm-up."""
     life = watched.past.lives.get(id)
     points = life.series.points() if life is not None and life.warm else None
-    return life.seen - points[0][0] if life is not None and points else 0.0
+    return (len(points), life.seen - points[0][0]) if life is not None and points else (0, 0.0)
 
 
 def _less(now: float | None, then: float | None) -> float | None:

@@ -421,7 +421,8 @@ class MasterGrowth:
             return {}
         for worker, life in reversed(scene.closed):  # the master is the last
             if worker is master:
-                if life.series.rise < growth.RISE and not scene.before(master.id, self.kind):
+                least = growth.least(scene.options.confirm)
+                if life.series.rise < least and not scene.before(master.id, self.kind):
                     return {}
                 return {master.id: self.leak.of(scene, worker, life, _left_to(scene, worker))}
         return {}
