@@ -164,7 +164,8 @@ class Leak:
     rush: float = 0.05  # of the headroom above the last bucket: from there on each sample counts
     rushed: float = 0.08  # of the headroom, that they must have risen by
     at_once: float = 6 * MINUTE  # a limit nearer than this makes it so, or nearer than
-    looks: float = 12  # so many looks
+    looks: float = 12  # so many looks: of RISING samples half as many,
+    each: float = 3  # and these more for each one more
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
     worth: float = 0.02  # of the headroom: less is not worth a word,
     worth_bytes: float = 6 * MB  # and more than this always is,
@@ -225,7 +226,10 @@ class Leak:
         if found is None or ceiling is None or self._came_back(scene, found.last, life, ceiling):
             return None
         left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
-        soon = max(self.at_once, self.looks * scene.past.usual)
+        # A few imports rise in a few looks; with each one that rises on, less of them is to be feared.
+        more = len(life.rush) - growth.RISING
+        looks = min(self.looks / 2 + self.each * more, self.looks)
+        soon = max(self.at_once, looks * scene.past.usual)
         near = left < soon * found.rate and found.grown > self.rushed * (left + found.grown)
         return found if near else None
 
