@@ -35,8 +35,8 @@ SURE = 2.0  # standard deviations that make what is between them saturation
 NOISE = 1.4  # standard deviations by which the late growth may fall short by chance
 HALF = 0.5  # of the growth must remain without its largest step
 THIRD = 0.15  # of the growth must be in every third of the stretch
-MANY, FEWER = 0.5, 0.4  # of the steps must rise; fewer where those that do are a staircase's: as
-EVEN = 0.8  # good as equal, by the share of them that is their effective number
+MANY, FEWER = 0.5, 0.3  # of the steps must rise; fewer where those that do are a staircase's:
+EVEN, STAIRS = 0.8, 4.5  # as good as equal (the effective number is a share of theirs), and as many
 
 # Healthy workers drift by up to 0.13 MB/min for ten minutes and by less for longer: what
 # counts as growth is 0.3 MB/min over 5 minutes, and rises with the third root of the time.
@@ -108,7 +108,8 @@ def grows(
     if grown - max(steps) < HALF * grown:
         return None
     risen = [step for step in steps if step > (last - first) / (4 * count)]
-    if len(risen) < (MANY if effective(risen) < EVEN * len(risen) else FEWER) * (count - 1):
+    even = effective(risen) >= max(EVEN * len(risen), STAIRS)
+    if len(risen) < (FEWER if even else MANY) * (count - 1):
         return None
     if not _is_straight(level, count, _noise(steps)) or _bends(level):
         return None
