@@ -258,7 +258,7 @@ def test_siblings_that_leak_alike_are_acted_on_one_after_the_other_the_largest_f
     assert others[0] == first + 120
 
 
-def test_where_two_are_to_be_acted_on_and_still_there_their_siblings_wait_to_see_them_grow() -> None:
+def test_siblings_of_two_that_are_to_be_acted_on_and_still_there_wait_to_see_these_grow() -> None:
     """A cache that fills in all of them may end any moment; 36 % of the headroom is 144 MB."""
     said = together(1.0, 0.999, 0.998, 0.997)
     others = [said.acted("leak", 101 + n) for n in (2, 3)]
