@@ -226,7 +226,7 @@ class Leak:
         if found is None or ceiling is None or self._came_back(scene, found.last, life, ceiling):
             return None
         left = ceiling - measure(scene.options, worker, scene.snapshot.at)[0]
-        # Imports rise in a few looks, too; the more looks it rises in, the less they are to be feared.
+        # Imports rise in a few looks, too: the more looks it rises in, the less they are likely.
         more = len(life.rush) - growth.RISING
         looks = min(self.looks / 2 + self.each * more, self.looks)
         soon = max(self.at_once, looks * scene.past.usual)
