@@ -850,10 +850,11 @@ def _confirm(options: Options, past: Past) -> None:
 def _waits_for_others(past: Past) -> bool:
     """Whether enough leaks are to be acted on already, whose workers are still there (`observe`, a
     window): what comes of these decides. A cache that fills in all of them may end any moment."""
+    seen = {id for id, life in past.lives.items() if life.seen == past.now}
     there = [
         standing.opinion.eaten
         for (subject, kind), standing in past.standing.items()
-        if kind == LEAK and standing.act and subject and past.lives[subject].seen == past.now
+        if kind == LEAK and standing.act and subject in seen
     ]
     return len(there) >= ENOUGH and max(there) < UNTIL
 
