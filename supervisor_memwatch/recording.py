@@ -51,7 +51,8 @@ def read_object(line: str) -> dict[str, Any]:
     try:
         value = _DECODER.decode(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from None
+        what = "a byte order mark before it" if line.startswith("\ufeff") else error.msg
+        raise ValueError(f"not JSON ({what}, column {error.colno})") from None
     except RecursionError:
         raise ValueError("not a tick: nested too deep") from None
     if not isinstance(value, dict):
