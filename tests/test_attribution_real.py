@@ -202,9 +202,11 @@ def test_each_way_to_end_a_worker_is_told_from_the_others(
     known, inferred = web.after(lambda: web.master("HUP"), 3)
     assert causes(known) == ["reload"] * 3
     assert known.actions == 1
-    # A look in the middle of it may have seen the first ones go before the last came.
-    assert "reload" in causes(inferred)
+    # A look in the middle of it may have seen the first ones go before the last came; and where a
+    # slow machine made them of one age, it may as well have been max_requests, without a log.
     assert set(causes(inferred)) <= {"reload", "unknown"}
+    alike = all("of about the same age at once" in end.text for end in inferred.ends)
+    assert "reload" in causes(inferred) or alike
 
 
 @pytest.mark.parametrize("version", ["20.1.0", "27.0.1"])
