@@ -56,7 +56,7 @@ INFORMATIVE = (WARMING_UP, PLATEAU, SPIKE)  # never told, never acted on
 FEW = 8  # workers compared with all their siblings
 BETWEEN = 120.0  # seconds (two looks, at least) from one leak that is acted on to its sibling's
 ENOUGH = 2  # leaks to be acted on that nobody acts on: their siblings' are not, until
-UNTIL = 0.36  # one of them has eaten so much of its headroom
+UNTIL = 0.36  # one of all of them has eaten so much of its headroom
 JITTER = 0.95  # of `confirm`: ticks are not exact
 
 LONGEST_FIRST = tuple(reversed(growth.WINDOWS))
@@ -837,7 +837,7 @@ def _confirm(options: Options, past: Past) -> None:
                 waiting.append(standing)
         else:
             standing.act = standing.told and (standing.act or opinion.material)
-    if not waiting or _waits_for_others(past):
+    if not waiting or _waits_for_others(past, waiting):
         return
     if past.now - past.acted >= max(BETWEEN, 1.5 * past.usual):
         # One after the other: what comes of the first decides how far its siblings may grow.
@@ -847,7 +847,7 @@ def _confirm(options: Options, past: Past) -> None:
             standing.act = standing.opinion.eaten >= most
 
 
-def _waits_for_others(past: Past) -> bool:
+def _waits_for_others(past: Past, waiting: list[Standing]) -> bool:
     """Whether enough leaks are to be acted on already, whose workers are still there (`observe`, a
     window): what comes of these decides. A cache that fills in all of them may end any moment."""
     seen = {id for id, life in past.lives.items() if life.seen == past.now}
@@ -856,7 +856,8 @@ def _waits_for_others(past: Past) -> bool:
         for (subject, kind), standing in past.standing.items()
         if kind == LEAK and standing.act and subject in seen
     ]
-    return len(there) >= ENOUGH and max(there) < UNTIL
+    most = max([*there, *(standing.opinion.eaten for standing in waiting)])
+    return len(there) >= ENOUGH and most < UNTIL
 
 
 def examine(options: Options, snapshot: Snapshot, past: Past) -> dict[Subject, tuple[Verdict, ...]]:

@@ -146,7 +146,6 @@ class Decision:
     by: str = "memwatch"
     forced: bool = False
     about: WorkerId | None = None  # whom the verdict is about
-    growing: bool = False  # a leak of it is told as well
     # How a recycle is done, and why so (policy.way), and how long it may wait for a quiet moment.
     way: str = "plain"  # or "surge"
     reason: str = ""

@@ -102,7 +102,6 @@ def wanted(
                     urgent=verdict.kind in URGENT,
                     hours=hours.get(target) if target is not None else None,
                     about=target,
-                    growing=any(other.told and other.kind == LEAK for other in opinions),
                 )
             )
     return sorted(decisions, key=_priority)
@@ -247,9 +246,8 @@ def _cooldown(decision: Decision, now: Situation) -> Held | None:
     if decision.urgent:
         # Urgent verdicts do not wait for the program's cooldown. But the worker that our last
         # action brought has one of its own, or a program whose fresh workers are over their
-        # limit would be recycled at every look. One that grew past it was not born so.
-        if decision.growing:
-            return None
+        # limit would be recycled at every look. One that grew past it waits as well: recycled at
+        # once, again and again, it would soon be a storm, and nothing done for an hour.
         age = next((w.age for w in now.snapshot.workers if w.id == decision.about), None)
         if age is None or now.snapshot.at - age < now.ended - now.options.cooldown:
             return None

@@ -352,15 +352,6 @@ def test_a_reload_for_a_limit_waits_for_the_newcomers_cooldown() -> None:
     assert all(at - first >= 600.0 for at in rest)
 
 
-def test_a_fresh_worker_that_grew_past_its_limit_does_not_wait_for_its_cooldown() -> None:
-    """It would outgrow it many times over; that it leaks is told soon after its warm-up."""
-    world = World(count=2, leaking=2, leak=1.5, fresh_leaks=True)
-    options = replace(ACT, cooldown=1200.0, budget=Budget(99, 3600.0))
-    host = Host(world, options).run(320)
-    outcomes = [text for text in host.kinds("outcome") if "recycle done" in text]
-    assert len(outcomes) == 4, "both that were there, and both that came after them"
-
-
 def test_a_clock_that_was_set_back_loses_no_pause() -> None:
     """All times go back with it."""
     world = World(count=2)
