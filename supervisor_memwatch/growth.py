@@ -108,7 +108,8 @@ def grows(
     if grown - max(steps) < HALF * grown:
         return None
     risen = [step for step in steps if step > (last - first) / (4 * count)]
-    even = effective(risen) >= max(EVEN * len(risen), STAIRS)
+    # Open files come in equal steps by nature: of these no staircase is made.
+    even = unit == DRIFT_BYTES and effective(risen) >= max(EVEN * len(risen), STAIRS)
     if len(risen) < (FEWER if even else MANY) * (count - 1):
         return None
     if not _is_straight(level, count, _noise(steps)) or _bends(level):

@@ -217,6 +217,9 @@ def _seconds(holder: dict[str, Any], name: str) -> float | None:
 
 
 def _size(holder: dict[str, Any], name: str) -> int | None:
+    value = holder.get(name)
+    if type(value) is int and 0 <= value < LARGEST:
+        return value  # exactly: a float would round it
     number = _number(holder, name, LARGEST)
     return None if number is None else int(number)
 

@@ -266,6 +266,21 @@ def test_siblings_of_two_that_are_to_be_acted_on_and_still_there_wait_to_see_the
     assert others[1] == others[0] + 120
 
 
+def test_a_leak_that_goes_on_is_not_left_alone_because_two_others_have_stopped() -> None:
+    """It waits until it has eaten 36 % itself, and no longer."""
+
+    def stopping(rate: float) -> Curve:
+        return lambda t: 60 + min(rate * t / MINUTE, 118)
+
+    idle = [Life(stopping(1.2), 101, noise=0.0), Life(stopping(1.19), 102, noise=0.0)]
+    for life in idle:
+        life.work = lambda t: min(t, 6000) * 0.1
+    said = say(ticks([*idle, Life(fills(1000, 0.9), pid=103, noise=0.0)], 5 * HOUR, 30), limit=460)
+    assert all(said.acted("leak", pid) for pid in (101, 102))
+    third = said.acted("leak", 103)
+    assert third is not None and third / MINUTE < 0.4 * 400 / 0.9
+
+
 def test_where_the_queue_would_end_after_the_limit_nobody_waits() -> None:
     """Six an hour by the default budget: twenty workers, and a limit that is less than three hours
     away when the first is acted on."""
