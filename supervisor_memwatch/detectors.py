@@ -463,7 +463,8 @@ class FdGrowth:
         found = None
         levels = life.closed if old is None else max(life.closed, old.level + 1)
         for index in range(min(levels, self.levels, len(fds.levels))):
-            found = growth.grows(fds, index, KEPT_BUCKETS, self.unit) or found
+            # They come in equal steps by nature: of these no staircase is made.
+            found = growth.grows(fds, index, KEPT_BUCKETS, self.unit, stairs=growth.MANY) or found
         if found is not None:
             stretch = _stretch(found, old)
         elif before is None or not before.told or old is None:
@@ -837,27 +838,26 @@ def _confirm(options: Options, past: Past) -> None:
                 waiting.append(standing)
         else:
             standing.act = standing.told and (standing.act or opinion.material)
-    if not waiting or _waits_for_others(past, waiting):
-        return
-    if past.now - past.acted >= max(BETWEEN, 1.5 * past.usual):
+    if waiting and past.now - past.acted >= max(BETWEEN, 1.5 * past.usual):
+        most = max(standing.opinion.eaten for standing in waiting)
+        if most < UNTIL and _enough_wait(past):
+            return
         # One after the other: what comes of the first decides how far its siblings may grow.
         past.acted = past.now
-        most = max(standing.opinion.eaten for standing in waiting)
         for standing in waiting:
             standing.act = standing.opinion.eaten >= most
 
 
-def _waits_for_others(past: Past, waiting: list[Standing]) -> bool:
+def _enough_wait(past: Past) -> bool:
     """Whether enough leaks are to be acted on already, whose workers are still there (`observe`, a
-    window): what comes of these decides. A cache that fills in all of them may end any moment."""
+    window), and none has grown on by much: a cache that fills in all may end any moment."""
     seen = {id for id, life in past.lives.items() if life.seen == past.now}
     there = [
         standing.opinion.eaten
         for (subject, kind), standing in past.standing.items()
         if kind == LEAK and standing.act and subject in seen
     ]
-    most = max([*there, *(standing.opinion.eaten for standing in waiting)])
-    return len(there) >= ENOUGH and most < UNTIL
+    return len(there) >= ENOUGH and max(there) < UNTIL
 
 
 def examine(options: Options, snapshot: Snapshot, past: Past) -> dict[Subject, tuple[Verdict, ...]]:

@@ -84,11 +84,17 @@ def could(level: Level, count: int) -> bool:
 
 
 def grows(
-    series: Series, index: int, count: int, unit: float = DRIFT_BYTES, above: float = 0.0
+    series: Series,
+    index: int,
+    count: int,
+    unit: float = DRIFT_BYTES,
+    above: float = 0.0,
+    stairs: float = FEWER,
 ) -> Growth | None:
     """The growth of the last `count` buckets of a level, if it is growth that lasts.
 
-    `above`: territory known to be healthy, below which nothing counts.
+    `above`: territory known to be healthy, below which nothing counts. `stairs`: how many of an
+    even staircase's steps must rise, as a share.
     """
     level = series.levels[index]
     lows = level.lows
@@ -108,9 +114,8 @@ def grows(
     if grown - max(steps) < HALF * grown:
         return None
     risen = [step for step in steps if step > (last - first) / (4 * count)]
-    # Open files come in equal steps by nature: of these no staircase is made.
-    even = unit == DRIFT_BYTES and effective(risen) >= max(EVEN * len(risen), STAIRS)
-    if len(risen) < (FEWER if even else MANY) * (count - 1):
+    even = effective(risen) >= max(EVEN * len(risen), STAIRS)
+    if len(risen) < (stairs if even else MANY) * (count - 1):
         return None
     if not _is_straight(level, count, _noise(steps)) or _bends(level):
         return None

@@ -47,7 +47,6 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse)  # json.loads would make one
 
 def read_object(line: str) -> dict[str, Any]:
     """A line that holds a JSON object. Raises ValueError."""
-
     try:
         value = _DECODER.decode(line)
     except json.JSONDecodeError as error:
@@ -181,7 +180,9 @@ def _worker(value: Any, where: str) -> Worker:
     if isinstance(start, float) and not isfinite(start):
         raise ValueError(f"{where}: start must be a number or a text")
     try:
-        rss, shared, anon, pss, uss, swap, fds, threads, requests = _sizes(value)
+        rss, shared, anon, pss, uss, swap, fds, threads, requests = [
+            _size(value, name) for name in SIZES
+        ]
         age, cpu = _seconds(value, "age"), _seconds(value, "cpu")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
@@ -189,15 +190,6 @@ def _worker(value: Any, where: str) -> Worker:
         raise ValueError(f"{where}: rss must be a number of bytes")
     id = WorkerId(pid, start)
     return Worker(id, age, rss, shared, anon, pss, uss, swap, cpu, fds, threads, requests)
-
-
-def _sizes(holder: dict[str, Any]) -> list[int | None]:
-    """SIZES, in that order. Raises ValueError."""
-    sizes = [holder.get(name) for name in SIZES]
-    for size in sizes:
-        if size is not None and not (type(size) is int and 0 <= size < LARGEST):
-            return [_size(holder, name) for name in SIZES]
-    return sizes  # nearly always
 
 
 def _number(holder: dict[str, Any], name: str, bound: float) -> float | None:
@@ -218,7 +210,7 @@ def _seconds(holder: dict[str, Any], name: str) -> float | None:
 
 def _size(holder: dict[str, Any], name: str) -> int | None:
     value = holder.get(name)
-    if type(value) is int and 0 <= value < LARGEST:
+    if value is None or (type(value) is int and 0 <= value < LARGEST):  # nearly always
         return value  # exactly: a float would round it
     number = _number(holder, name, LARGEST)
     return None if number is None else int(number)
