@@ -665,17 +665,20 @@ def _left_to(scene: Scene, master: Worker) -> int | None:
 
 
 def _grows(life: Life, index: int, count: int, above: float) -> growth.Growth | None:
-    """growth.grows of a life's memory; where USS and RSS are judged, both must grow."""
+    """growth.grows of a life's memory; where USS and RSS are judged, both must grow, or what they
+    grow by in common: pages that are shared no more are a leap of USS alone."""
     if index >= len(life.series.levels):
         return None
     found = growth.grows(life.series, index, count, above=above)
-    if found is None or life.second is None:
+    if life.second is None:
         return found
     if index >= len(life.second.levels):
         return None
     other = growth.grows(life.second, index, count)
-    if other is None or other.grown >= found.grown:
-        return other and found
+    if found is None or other is None:
+        return growth.grows(life.series.shared(life.second), index, count, above=above)
+    if other.grown >= found.grown:
+        return found
     return found._replace(grown=other.grown, rate=other.rate, per_work=other.per_work)
 
 

@@ -19,11 +19,13 @@ WINDOWS = (KEPT // 2, 14, KEPT)  # in buckets, on every level
 # Buckets of the finest level that do where growth is fast, and how uneven its steps may be: the
 # largest over the smallest.
 BRISK = ((7, 6.0), (5, 1.35))
+SEEN = 3.5 * MB  # that it must have brought
 SHORT = 6  # buckets that must do where the limit is near
 RISING = 4  # samples that must do where it is next to nothing,
 LUMPY = 9  # and steps from one to the next where they are uneven;
 PAUSE = 3  # the last of those that rose for as long; they stand still where none is lower
 STEPS = 7  # that growth is made of, before anything is done about it
+RESTS = 0.2  # of the usual step: a process whose last one is smaller has come to rest
 RUSHED = 3  # buckets by which what they showed is followed
 FLAT = 5  # buckets that make growth a thing of the past
 
@@ -31,6 +33,7 @@ SIGNIFICANT = 3.2  # Mann-Kendall z; chance alone passes it once in 1,400 window
 STRAIGHT = 0.85  # late growth of at least this share of the early growth is as good as straight
 BENDING = 0.66  # below this share it is saturation
 BENT = 0.2  # and below this one whatever the noise
+BENT_TOO, CLEAN = 0.7, 0.9  # by time or by work: below the one, the other must not be below this
 SURE = 2.0  # standard deviations that make what is between them saturation
 NOISE = 1.4  # standard deviations by which the late growth may fall short by chance
 HALF = 0.5  # of the growth must remain without its largest step
@@ -139,7 +142,7 @@ def brisk(series: Series, above: float = 0.0) -> Growth | None:
         span = level.ats[-1] - level.ats[-count]
         grown = last - max(first, above, level.before(count))
         steps = [b - a for a, b in pairwise(lows[-count:])]
-        if span <= 0 or grown < 2 * drift(span):
+        if span <= 0 or grown < max(2 * drift(span), SEEN):
             continue
         if min(steps) <= 0 or max(steps) > uneven * min(steps):
             continue
@@ -179,7 +182,7 @@ def pauses(samples: Sequence[tuple[float, float]]) -> bool:
 
 def _rises_steadily(steps: Sequence[float]) -> bool:
     usual = sorted(steps)[len(steps) // 2]
-    if steps[-1] <= 0 or usual <= 0 or max(steps) > 2.5 * usual:
+    if usual <= 0 or steps[-1] <= RESTS * usual or max(steps) > 2.5 * usual:
         return False
     return sum(step <= 0 for step in steps) <= 0.2 * len(steps)
 
@@ -286,9 +289,18 @@ def _ratio(level: Level, count: int) -> float:
     """Growth of the last third over that of the first, per second or per work done.
 
     The kinder of the two: a leak per request slows down at night, one by a timer does not
-    speed up at noon. 0 where the first third did not grow.
+    speed up at noon. But not where that one bends as well, and not before a whole window was
+    seen of what slows down by its work: a cache under a load that rises is straight for minutes.
+    0 where the first third did not grow.
     """
-    return max(_ratios(level, count))
+    time, work = _ratios(level, count)
+    if work <= 0:
+        return time
+    if work < BENDING and SHORT < count < KEPT:
+        return work
+    if min(time, work) < BENT_TOO and max(time, work) < CLEAN:
+        return min(time, work)
+    return max(time, work)
 
 
 def _ratios(level: Level, count: int) -> tuple[float, float]:

@@ -80,6 +80,24 @@ class Level:
         level.peak, level.least = self.files_peak, min(level.lows, default=0.0)
         return level
 
+    def shared(self, other: Level) -> Level:
+        """What both rose by in the same buckets, step by step; empty where those differ.
+
+        It ends where this level does, so that its territory is this level's or, if that leaves
+        less, the other's.
+        """
+        level, count = Level(), min(len(self.lows), len(other.lows))
+        ats, lows, others = self.ats[-count:], self.lows[-count:], other.lows[-count:]
+        if count and ats == other.ats[-count:]:
+            low, shared = lows[-1], [lows[-1]]
+            for i in range(count - 1, 0, -1):
+                low -= min(lows[i] - lows[i - 1], others[i] - others[i - 1])
+                shared.append(low)
+            level.ats, level.works, level.lows = ats, self.works[-count:], array("d", shared[::-1])
+            beyond = max(self.before(count), lows[-1] - others[-1] + other.before(count))
+            level.peak, level.least = beyond, min(shared)
+        return level
+
 
 class Series:
     """One number's history. `width`: seconds of the finest bucket (at least one sample each)."""
@@ -139,6 +157,13 @@ class Series:
         """The same history, of open files in place of memory."""
         series = Series(self.width)
         series.at, series.levels = self.at, [level.of_files() for level in self.levels]
+        return series
+
+    def shared(self, other: Series) -> Series:
+        """What both rose by in the same buckets, of as many levels as both have."""
+        series = Series(self.width)
+        pairs = zip(self.levels, other.levels, strict=False)
+        series.at, series.levels = self.at, [a.shared(b) for a, b in pairs]
         return series
 
     def points(self) -> list[tuple[float, float]]:

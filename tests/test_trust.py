@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ class Program:
             workers = []
             for n in range(count):
                 held = int(size(n, at) * MB)
-                known: dict[str, Any] = {"anon": held, "uss": held, "cpu": at * 0.1}
+                known: dict[str, Any] = {"shared": 0, "anon": held, "uss": held, "cpu": at * 0.1}
                 for name, value in fields.items():
                     known[name] = value(at) if callable(value) else value
-                workers.append(Worker(WorkerId(n + 1, 1), 9000 + at, held, 0, **known))
+                workers.append(Worker(WorkerId(n + 1, 1), 9000 + at, held, **known))
             self.last = Snapshot("web", at, RUNNING, 0, "gunicorn", None, tuple(workers))
             detectors.remember(self.options, self.past, self.last)
             self.verdicts = detectors.examine(self.options, self.last, self.past)
@@ -236,6 +237,37 @@ def test_uneven_leaps_are_a_rush_while_they_go_on() -> None:
     assert growth.rushes(samples) is not None
     ended = [(samples[-1][0] + 5 * n, samples[-1][1]) for n in range(1, 4)]
     assert growth.rushes(samples + ended) is None
+
+
+def test_a_rush_whose_last_step_is_a_trifle_has_come_to_rest() -> None:
+    """Four libraries a minute apart, and some KB of noise when they are all there."""
+    samples = [(60.0 * n, 30.0 * n * MB) for n in range(6)]
+    assert growth.rushes(samples) is not None
+    assert growth.rushes([*samples, (360.0, samples[-1][1] + 0.1 * MB)]) is None
+
+
+def test_pages_that_are_shared_no_more_hide_no_leak() -> None:
+    """Where only USS and RSS are known: USS leaps by 10 MB, and both grow on by 250 KB a minute."""
+    program = Program()
+
+    def uss(at: float) -> int:
+        return int((5 + at * 0.25 / 60 + (10 if at > 500 else 0)) * MB)
+
+    program.run(800, lambda n, at: 20 + at * 0.25 / 60, anon=None, shared=None, uss=uss)
+    assert [kind for _, _, kind in program.told] == [LEAK] * len(program.told) != []
+
+
+def test_a_cache_under_a_load_that_rises_is_no_leak_though_straight_for_minutes() -> None:
+    """By its work it bends. What grows by the clock is told all the same."""
+    program, other = Program(), Program()
+
+    def work(at: float) -> float:
+        return (max(at - 150, 0) / 60) ** 2
+
+    program.run(1200, lambda n, at: 30 + 12 * (1 - exp(-work(at) / 20)), cpu=work)
+    assert program.told == []
+    other.run(600, lambda n, at: 30 + at / 60, cpu=work)
+    assert other.told
 
 
 def test_a_rush_that_pauses_between_two_large_requests_is_still_confirmed() -> None:
