@@ -24,6 +24,7 @@ from .units import HOUR, MB, MINUTE
 WINDOW = 10  # buckets that the detectors' first window takes
 RULED_OUT = MB / MINUTE  # growth (bytes per second) that a short watch should rule out
 WANTED = 0.25 * MB / MINUTE  # and a longer one would
+VAGUE = 5 * RULED_OUT  # growth that is only known to be less than this is not known
 FEW_FILES, FEW_THREADS = 4, 3  # growth that is worth a word
 CREEP = 0.1 * MB / MINUTE  # growth that healthy workers show for some minutes, and slow leaks too
 ASLEEP = 0.0005  # CPU seconds per second: a worker that only keeps its heart beating
@@ -139,7 +140,7 @@ def _worker(watched: Watched, worker: Worker, role: str) -> dict[str, Any]:
     )
     seen = list(_seen(watched, worker.id))
     first = seen[0]
-    buckets, judged = _judged(watched, worker.id)
+    buckets, judged, risen = _judged(watched, worker.id)
     shown |= {
         "role": role,
         "readable": worker.exact is not False and worker.fds is not None,
@@ -148,6 +149,7 @@ def _worker(watched: Watched, worker: Worker, role: str) -> dict[str, Any]:
         "requests_served": _less(worker.requests, first[1].requests),
         "buckets": buckets,
         "judged": judged,
+        "risen": risen,
         "files": _growth(FEW_FILES, [each.fds for _, each in seen]),
         "threads_grown": _growth(FEW_THREADS, [each.threads for _, each in seen]),
         "new_files": [each._asdict() for each in watched.files.get(worker.id, ())],
@@ -203,11 +205,16 @@ def _end(watched: Watched, worker: Worker) -> Worker:
     return min(known, key=lambda each: each.anon or 0, default=worker)
 
 
-def _judged(watched: Watched, id: WorkerId) -> tuple[int, float]:
-    """Buckets that are kept of it, and seconds of the watch in which it was past its warm-up."""
+def _judged(watched: Watched, id: WorkerId) -> tuple[int, float, bool]:
+    """Buckets that are kept of it; seconds of the watch in which it was past its warm-up; whether
+    it holds more all through the last quarter of them than ever in the first half."""
     life = watched.past.lives.get(id)
     points = life.series.points() if life is not None and life.warm else None
-    return (len(points), life.seen - points[0][0]) if life is not None and points else (0, 0.0)
+    if life is None or not points:
+        return 0, 0.0, False
+    lows, seconds = [low for _, low in points], life.seen - points[0][0]
+    late, early = lows[-max(len(lows) // 4, 2) :], lows[: max(len(lows) // 2, 1)]
+    return len(lows), seconds, min(late) - max(early) > 2 * growth.drift(seconds)
 
 
 def _less(now: float | None, then: float | None) -> float | None:
@@ -242,8 +249,12 @@ def _judgement(worker: Mapping[str, Any], verdicts: Sequence[Verdict]) -> tuple[
         return EARLY, None
     if _is_idle(worker):
         return IDLE, None
+    if worker["risen"] and not verdicts:
+        return GROWS, None
     if worker["trend"]["low"] / HOUR > CREEP and not verdicts:
         return CREEPS, None
+    if worker["trend"]["high"] / HOUR > VAGUE:
+        return EARLY, None
     # The interval of the trend is a 95 % one.
     return HEALTHY, 0.95
 
@@ -378,7 +389,7 @@ def _watch(watched: Watched, worker: Mapping[str, Any]) -> tuple[float, str]:
     if judgement == WARM_UP:
         left = max(options.warmup - (worker["age"] or 0.0), 0.0)
         return left + MINUTE, f"{who} is still warming up"
-    if judgement == EARLY:
+    if judgement == EARLY and (trend is None or trend["high"] / HOUR <= VAGUE):
         why = f"{who} was seen for too short a time" if watched.seconds else "one look has no trend"
         return max(watched.seconds, MINUTE), why
     if judgement == GROWS:
@@ -389,7 +400,7 @@ def _watch(watched: Watched, worker: Mapping[str, Any]) -> tuple[float, str]:
         # What healthy workers drift by rises with the third root of the time, a leak with the time.
         clear = (growth.drift(1.0) / (trend["low"] / HOUR)) ** 1.5
         return max(clear, 2 * seen), f"{who} creeps: drift or a slow leak"
-    if judgement == HEALTHY and trend["high"] / HOUR > RULED_OUT:
+    if judgement in (EARLY, HEALTHY) and trend["high"] / HOUR > RULED_OUT:
         # The interval of a slope shrinks with the time to the power of 1.5.
         factor = (trend["high"] / HOUR / WANTED) ** (2 / 3)
         return seen * factor, f"{who}'s noise could hide slow growth"

@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
         prog="memwatch",
         description="A memory watchdog for gunicorn under Supervisor.",
         epilog="Exit status of every command: 0 done or healthy; 1 the answer is no; 2 could not.",
+        allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"memwatch {__version__}")
     top.set_defaults(takes_file=False)
@@ -78,7 +79,10 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, run: Run, help: str, more: str) -> argparse.ArgumentParser:
         """`more`: what it prints, and its exit status."""
         about = help[0].upper() + help[1:] + ("" if help.endswith("?") else ".")
-        sub = commands.add_parser(name, help=help, description=about, epilog=more)
+        # --for after `reload` must not be taken for --force, which it begins.
+        sub = commands.add_parser(
+            name, help=help, description=about, epilog=more, allow_abbrev=False
+        )
         sub.set_defaults(run=run)
         return sub
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from . import report, runs, units
 from .model import Snapshot, WorkerId
-from .units import HOUR, KB
+from .units import HOUR, KB, MINUTE
 
 # A leak that costs so much for each unit of work is to be found before "same" is an answer.
 COARSE = {"request": 10 * KB, "CPU second": 256 * KB}
 ALIKE = 1.3  # sizes within this factor are about the same
+NEARLY, MARGIN = 0.5, 1.25  # of what noise can be; and of the work that growth takes to be more
 
 BAR = 12  # characters
 
@@ -67,14 +68,19 @@ def _ruled_out(changes: Sequence[Mapping[str, Any]], since: float | None) -> dic
         return None
     best = min(same, key=lambda change: float(change["hidden"] / change["work"]))
     per_work = best["hidden"] / best["work"]
+    # Nearly more than noise is no "same": what would make it more, if it is growth?
+    nearly = max(change["beyond"] / change["hidden"] for change in same)
+    wanted = best["hidden"] / COARSE[best["unit"]]
+    if nearly > NEARLY:
+        wanted = max(wanted, best["work"] / nearly * MARGIN)
     return {
         "bytes": best["hidden"],
         "work": best["work"],
         "unit": best["unit"],
         "per_work": per_work,
-        "per_hour": best["hidden"] * HOUR / since if since and since > 0 else None,
-        "enough": per_work <= COARSE[best["unit"]],
-        "work_wanted": best["hidden"] / COARSE[best["unit"]],
+        "per_hour": best["hidden"] * HOUR / since if since and since >= MINUTE else None,
+        "enough": per_work <= COARSE[best["unit"]] and nearly <= NEARLY,
+        "work_wanted": wanted,
     }
 
 
@@ -143,8 +149,7 @@ def _found_words(program: Mapping[str, Any], change: Mapping[str, Any]) -> str:
     ruled_out = program["ruled_out"]
     if not ruled_out or ruled_out["enough"]:
         return word
-    # Of what is nearly more than noise, "same" would claim too much.
-    return "too early" if change["beyond"] > change["hidden"] / 2 else "same so far"
+    return "too early" if change["beyond"] > NEARLY * change["hidden"] else "same so far"
 
 
 def _is_less(change: Mapping[str, Any]) -> bool:

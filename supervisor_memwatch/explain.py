@@ -202,10 +202,10 @@ def _against(
         return _imbalance(measured, bound, options, limit)
     if kind not in (LEAK, MASTER_GROWTH):
         return f"holds {units.size(measured)} of {units.size(bound)}"
-    text = f"it has grown {units.size(measured)}, acted on from {units.size(bound)} on"
+    text = f"it has grown {units.size(measured)}, acted on from {units.size(bound)} of growth on"
     text += _percent(measured, bound)
     if verdict["act"]:
-        return text if measured >= bound else f"{text}, or where its limit is near as it is here"
+        return text if measured >= bound else f"its limit is near: that is enough; {text}"
     if measured < bound:
         return f"{text}, or when its limit is less than {units.time(Leak().soon)} away"
     if kind == MASTER_GROWTH:
@@ -354,7 +354,7 @@ def _answer(found: Mapping[str, Any], now: float, options: Options | None) -> st
         return f"It does nothing yet: too early to tell a leak{whom}{_watched(found['quiet'])}."
     if options is not None and options.growth == "off":
         return "It does nothing: nobody is over a limit; leaks are not looked for (growth = off)."
-    return "It does nothing, for there is nothing to do: no leak, nobody over a limit."
+    return "It does nothing, for there is nothing to do: no leak is confirmed, nobody is over a limit."
 
 
 def _watched(quiet: Mapping[str, Any]) -> str:

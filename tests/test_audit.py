@@ -387,11 +387,24 @@ def test_a_command_to_copy_cannot_break_its_line() -> None:
 def test_noise_that_could_hide_growth_asks_for_more_time() -> None:
     """The interval of the trend says how much."""
     jumps = [0, 9, 3, 7, 1, 8, 2, 6, 4, 5, 9, 0, 7, 3, 8]
-    noisy = watched({11: lambda s: 100 + 2 * jumps[int(s / 4.3) % len(jumps)]})
-    document = appraisal.document(noisy)
-    assert document["workers"][0]["judgement"] == "healthy"
-    assert document["found"] == []
-    assert any("noise could hide slow growth" in text for text in document["surer"])
+    for size, judgement in ((0.25, "healthy"), (2, "too early")):
+        noisy = watched({11: lambda s, by=size: 100 + by * jumps[int(s / 4.3) % len(jumps)]})
+        document = appraisal.document(noisy)
+        assert document["workers"][0]["judgement"] == judgement
+        assert document["found"] == []
+        assert any("noise could hide slow growth" in text for text in document["surer"])
+
+
+@pytest.mark.parametrize(("begins", "size", "every"), [(25, 2, 8), (30, 1, 3), (40, 3, 7)])
+def test_what_begins_to_grow_during_the_watch_is_not_called_healthy(
+    begins: int, size: int, every: int
+) -> None:
+    """Some MB in the last half minute: the median pace of the whole minute may still be none."""
+    document = appraisal.document(
+        watched({11: lambda s: 36 + size * max(int((s - begins) / every), 0)})
+    )
+    assert (document["workers"][0]["judgement"], document["enough"]) == ("grows", False)
+    assert "=> something grows, and 1m cannot tell what" in wording.text(document)
 
 
 def test_slow_growth_is_neither_called_a_leak_nor_nothing() -> None:
@@ -533,6 +546,18 @@ def test_a_comparison_says_what_leak_would_not_have_shown() -> None:
     assert "same  +0B" in shown
     assert "=> every worker holds about what it held then; a leak of up to 1KB per request" in shown
     assert "surer" not in shown
+
+
+def test_growth_that_is_nearly_more_than_noise_is_not_called_the_same() -> None:
+    """2.5 MB in 650 requests, of 57.5 MB: four times as fine as asked for, and yet too early."""
+    shown = compared_text(
+        kept_before(57.5, 60, requests=7, age=500),
+        requests11=lambda s: 657,
+        requests12=lambda s: 657,
+    )
+    assert "too early  +2.5MB anonymous memory in 650 requests" in shown
+    assert "=> too early to tell: a leak of up to" in shown and "holds about what" not in shown
+    assert "surer: compare after about 1300 requests a worker since the save" in shown
 
 
 def test_of_a_leak_of_all_together_the_sums_are_said() -> None:

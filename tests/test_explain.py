@@ -209,7 +209,7 @@ def test_growth_is_measured_against_what_it_takes() -> None:
     """In bytes and as a share; or its limit being near."""
     text = lacks(verdict("leak"), NOW, OPTIONS)
     assert text == (
-        "told, not acted on: it has grown 40.0MB, acted on from 160.0MB on (25% of that), or when "
+        "told, not acted on: it has grown 40.0MB, acted on from 160.0MB of growth on (25% of that), or when "
         "its limit is less than 10m away"
     )
     enough = lacks(verdict("master_growth", measured=200.0 * MB), NOW, OPTIONS)
@@ -219,9 +219,9 @@ def test_growth_is_measured_against_what_it_takes() -> None:
         "enough, but it came in few steps or this program's healthy growth stopped there before"
     )
     acting = lacks(verdict("leak", act=True, measured=200.0 * MB), NOW, OPTIONS)
-    assert acting == "enough to act: it has grown 200.0MB, acted on from 160.0MB on (125% of that)"
+    assert acting == "enough to act: it has grown 200.0MB, acted on from 160.0MB of growth on (125% of that)"
     near = lacks(verdict("leak", act=True), NOW, OPTIONS)
-    assert near.endswith("or where its limit is near as it is here")
+    assert near.startswith("enough to act: its limit is near: that is enough; it has grown")
 
 
 def test_only_where_there_are_siblings_may_one_come_first_and_it_is_named() -> None:
