@@ -354,7 +354,9 @@ def _answer(found: Mapping[str, Any], now: float, options: Options | None) -> st
         return f"It does nothing yet: too early to tell a leak{whom}{_watched(found['quiet'])}."
     if options is not None and options.growth == "off":
         return "It does nothing: nobody is over a limit; leaks are not looked for (growth = off)."
-    return "It does nothing, for there is nothing to do: no leak is confirmed, nobody is over a limit."
+    return (
+        "It does nothing, for there is nothing to do: no leak is confirmed, nobody is over a limit."
+    )
 
 
 def _watched(quiet: Mapping[str, Any]) -> str:

@@ -5,12 +5,13 @@ Looked up where there is something to say; no verdict depends on them (detectors
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from . import growth
 from .model import LEAK, MASTER_GROWTH, Snapshot, Worker, WorkerId
 from .options import Options
-from .past import Past
+from .past import Life, Past
 from .sizes import ceiling_of, measure
 from .units import HOUR
 
@@ -27,7 +28,8 @@ def trend(past: Past, id: WorkerId) -> Trend | None:
     """The trend of the stretch on which growth was found, else of the last finest buckets.
 
     Of such a stretch it is what the verdict says of it, its growth over its time; the interval is
-    that of Sen's slope and has room for it.
+    that of Sen's slope, and has room for one step more or less: growth that comes in steps may
+    have begun, and been seen last, just before or just after one.
     """
     life = past.lives.get(id)
     if life is None or not life.series.levels:
@@ -50,8 +52,19 @@ def trend(past: Past, id: WorkerId) -> Trend | None:
     if stretch is None:
         return found
     until, last = life.known()
-    rate = HOUR * (last - stretch.first) / max(until - stretch.start, 1.0)
-    return Trend(rate, min(found.low, rate), max(found.high, rate))
+    seconds = max(until - stretch.start, 1.0)
+    rate = HOUR * (last - stretch.first) / seconds
+    step = HOUR * _step(life, stretch) / seconds
+    return Trend(rate, min(found.low, rate - step), max(found.high, rate + step))
+
+
+def _step(life: Life, stretch: growth.Stretch) -> float:
+    """The largest step of a stretch, as far as it is kept on its own scale; bytes."""
+    if stretch.level >= len(life.series.levels):
+        return 0.0
+    level = life.series.levels[stretch.level]
+    lows = level.lows[-growth.of(level, stretch) :]
+    return max((b - a for a, b in pairwise(lows)), default=0.0)
 
 
 def _stretch(past: Past, id: WorkerId) -> growth.Stretch | None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -315,7 +316,7 @@ def test_growth_in_a_watch_of_seconds_is_possible_and_no_more() -> None:
     """How sure it is was measured on watches of half a minute and more."""
     short = watched({11: leak})._replace(seconds=10.0)
     assert appraisal.document(short)["workers"][0]["confidence"] == 0.5
-    assert appraisal.document(watched({11: leak}))["workers"][0]["confidence"] > 0.8
+    assert appraisal.document(watched({11: leak}))["workers"][0]["confidence"] >= 0.8
 
 
 def test_a_leak_is_named_within_a_minute_with_how_sure_it_is() -> None:
@@ -338,6 +339,21 @@ def test_one_output_has_one_pace_of_a_leak() -> None:
     found = re.search(r"\+([0-9.]+[MG]B)/h \(\+", shown)
     assert found is not None
     assert f"worker 11 of 2 leaks {found[1]}/h" in shown
+
+
+@pytest.mark.parametrize("arena", [64, 256, 1024])
+def test_the_interval_of_a_pace_has_the_true_one_in_it(arena: int) -> None:
+    """20,033 bytes for each of about ten requests a second, given out in arenas of so many KB."""
+    true, found = 10 * 20033 * 3600, []
+    for seed in range(12):
+        chance, held = random.Random(seed), [0]
+        for _ in range(120):
+            held.append(held[-1] + 20033 * sum(chance.random() < 0.25 for _ in range(40)))
+        curve = [30 + size // (arena * 1024) * arena / 1024 for size in held]
+        (worker,) = appraisal.document(watched({11: lambda s, c=curve: c[s]}, 120))["workers"]
+        assert worker["judgement"] == "leak"
+        found.append(worker["trend"]["low"] < true < worker["trend"]["high"])
+    assert sum(found) >= 11
 
 
 def test_bars_compare_the_workers() -> None:

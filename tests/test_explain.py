@@ -219,7 +219,10 @@ def test_growth_is_measured_against_what_it_takes() -> None:
         "enough, but it came in few steps or this program's healthy growth stopped there before"
     )
     acting = lacks(verdict("leak", act=True, measured=200.0 * MB), NOW, OPTIONS)
-    assert acting == "enough to act: it has grown 200.0MB, acted on from 160.0MB of growth on (125% of that)"
+    assert (
+        acting
+        == "enough to act: it has grown 200.0MB, acted on from 160.0MB of growth on (125% of that)"
+    )
     near = lacks(verdict("leak", act=True), NOW, OPTIONS)
     assert near.startswith("enough to act: its limit is near: that is enough; it has grown")
 
