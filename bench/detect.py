@@ -314,9 +314,13 @@ def errors(results: Sequence[Result]) -> str:
 
 
 def parse_seeds(text: str) -> tuple[str, tuple[int, ...]]:
+    """What they are called, and which they are."""
     if text in SEEDS:
         return text, SEEDS[text]
-    return "given", tuple(int(part) for part in text.split(","))
+    try:
+        return "given", tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; valid: test, tune or 1,2,...") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -356,7 +360,7 @@ def print_synthetic(arguments: argparse.Namespace) -> None:
 
 
 def seeds_named(arguments: argparse.Namespace) -> str:
-    which, seeds = parse_seeds(arguments.seeds)
+    which, seeds = arguments.seeds
     return f"{which} seeds {seeds[0]} to {seeds[-1]}"
 
 
@@ -371,7 +375,7 @@ def chosen_jobs(arguments: argparse.Namespace, judge: str) -> list[Job]:
     if not chosen:
         known = ", ".join(sorted(synthetic.BEHAVIOURS))
         sys.exit(f"detect.py: no behaviour is of this suite and one of --kind; there are {known}")
-    return suite(parse_seeds(arguments.seeds)[1], arguments.programs, tuple(chosen), judge)
+    return suite(arguments.seeds[1], arguments.programs, tuple(chosen), judge)
 
 
 def print_closed_errors(results: Sequence[Result]) -> None:
@@ -407,20 +411,32 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     suites = ("synthetic", "traps", "recordings", "all")
     parser.add_argument("--suite", choices=suites, default="synthetic")
     parser.add_argument("--basic", action="store_true", help="one behaviour for each trap or leak")
-    parser.add_argument("--seeds", default="test", help="test, tune or N,M,...")
+    parser.add_argument(
+        "--seeds", type=parse_seeds, default="test", metavar="WHICH", help="test, tune or N,M,..."
+    )
     parser.add_argument("--programs", type=int, default=PROGRAMS)
     parser.add_argument("--recordings", type=Path, metavar="DIR", help="what record.py wrote")
     parser.add_argument("--traces", type=Path, metavar="DIR", help="samples.csv.gz, meta.json")
     parser.add_argument("--kind", action="append", default=[], metavar="NAME", help="only these")
-    parser.add_argument("--judge", default="ours", help=f"one of {', '.join(judges())}")
-    parser.add_argument("--closed-loop", action="store_true", help="an act recycles the worker")
+    known = "; ".join(judges())
+    parser.add_argument("--judge", default="ours", metavar="NAME", help=f"one of {known}")
+    parser.add_argument(
+        "--closed-loop", action="store_true", help="and once more, an act recycling the worker"
+    )
     parser.add_argument("--baselines", action="store_true", help="every method, a row each")
     parser.add_argument("--behaviours", action="store_true", help="a table per behaviour")
     parser.add_argument("--errors", action="store_true", help="every error that remains")
     parser.add_argument("--through-cli", action="store_true", help="ask `memwatch replay -`")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.judge not in judges():
+        parser.error(f"--judge {arguments.judge!r}: there are {known}")
+    if arguments.programs < 1:
+        parser.error(f"--programs {arguments.programs}: at least one")
+    if arguments.suite == "recordings" and not (arguments.recordings or arguments.traces):
+        parser.error("--suite recordings: of which --recordings DIR, or --traces DIR?")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -693,15 +693,34 @@ async def _main(wanted: Sequence[Scenario], options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("out", type=Path, nargs="?")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--for", dest="seconds", type=parse_time, default=720.0)
-    parser.add_argument("--tick", type=float, default=5.0)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--at-once", type=int, default=24)
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--servers", type=Path, default=Path(sys.prefix) / "servers")
-    parser.add_argument("--list", action="store_true")
+    parser.add_argument("out", type=Path, nargs="?", help="the directory they are written to")
+    parser.add_argument("--seed", type=int, default=1, help="of the parameters (default 1)")
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        type=parse_time,
+        default=720.0,
+        metavar="TIME",
+        help="how long each is recorded (default 12m)",
+    )
+    parser.add_argument(
+        "--tick", type=float, default=5.0, help="seconds from look to look (default 5)"
+    )
+    parser.add_argument("--only", default="", metavar="NAME,...", help="these scenarios alone")
+    parser.add_argument(
+        "--at-once", type=int, default=24, metavar="N", help="programs at a time (default 24)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=CACHE, metavar="DIR", help="where libraries are kept"
+    )
+    parser.add_argument(
+        "--servers",
+        type=Path,
+        default=Path(sys.prefix) / "servers",
+        metavar="DIR",
+        help="where `make servers` put the gunicorns",
+    )
+    parser.add_argument("--list", action="store_true", help="name the scenarios, record none")
     options = parser.parse_args(arguments)
     wanted = scenarios(options.seed, options.seconds)
     if options.only:

@@ -209,8 +209,8 @@ def test_growth_is_measured_against_what_it_takes() -> None:
     """In bytes and as a share; or its limit being near."""
     text = lacks(verdict("leak"), NOW, OPTIONS)
     assert text == (
-        "told, not acted on: it has grown 40.0MB, acted on from 160.0MB of growth on (25% of that), or when "
-        "its limit is less than 10m away"
+        "told, not acted on: it has grown 40.0MB, acted on from 160.0MB of growth on (25% of "
+        "that), or when its limit is less than 10m away"
     )
     enough = lacks(verdict("master_growth", measured=200.0 * MB), NOW, OPTIONS)
     assert enough.endswith("(125% of that); that is enough, but it came in few steps")
