@@ -314,7 +314,8 @@ def _stands_out(workers: Sequence[Mapping[str, Any]]) -> list[str]:
         held, usual = worker["anon"], _median([each["anon"] for each in others])
         if held is None or not usual or held < max(AHEAD * usual, usual + EXCESS):
             continue
-        text = f"worker {worker['pid']} holds {units.size(held)}, its siblings {units.size(usual)}"
+        them = "sibling" if len(others) == 1 else "siblings"
+        text = f"worker {worker['pid']} holds {units.size(held)}, its {them} {units.size(usual)}"
         name = "requests" if worker["requests"] is not None else "cpu"
         work, their = worker[name], _median([each[name] for each in others])
         if work is not None and their:

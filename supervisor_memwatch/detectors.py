@@ -560,9 +560,11 @@ class Imbalance:
         ):
             return None
         work, usual = _works(worker, [other for other, _ in siblings])
+        count = len(siblings)
+        them = "its sibling" if count == 1 else f"its {count} siblings"
         why = (
-            f"holds {units.size(level)}, its {len(siblings)} siblings {units.size(middle)} "
-            f"(median), at {_share(work, usual)} work"
+            f"holds {units.size(level)}, {them} {units.size(middle)}{' (median)' * (count > 1)}, "
+            f"at {_share(work, usual)} work"
         )
         if work is not None and usual > 0 and work > self.busy * usual:
             why += ": uneven load"

@@ -314,3 +314,13 @@ def test_growth_that_slows_down_per_work_done_is_given_more_room() -> None:
     per_work = acted_on_at(lambda at: at)
     slowing = acted_on_at(lambda at: 100.0 * 2 ** (at / 1200))
     assert per_work < HOUR < 1.2 * HOUR < slowing
+
+
+def test_the_pace_of_growth_that_slows_down_is_that_of_now() -> None:
+    """2 MB a minute for ten minutes, half of it since: no forecast is made of what is over."""
+    program = Program(limit=400)
+    program.run(2400, lambda n, at: 60 + min(at, 600) / 30 + max(at - 600, 0) / 60)
+    found = trends.trend(program.past, WorkerId(1, 1))
+    assert program.told and found is not None
+    assert 58 * MB < found.bytes_per_hour < 62 * MB
+    assert found.low < 60 * MB < found.high
