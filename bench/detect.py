@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import audits
 import baselines
 import synthetic
 from figures import (
@@ -336,6 +337,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_synthetic(arguments)
     for title, found in recorded(arguments):
         print_recorded(title, found, arguments)
+        if arguments.audits:
+            print_audits(title, found, arguments)
     return 0
 
 
@@ -406,6 +409,14 @@ def print_recorded(title: str, found: list[Recording], arguments: argparse.Names
         print("\n" + errors(results))
 
 
+def print_audits(title: str, found: list[Recording], arguments: argparse.Namespace) -> None:
+    with multiprocessing.get_context("fork").Pool(arguments.jobs) as pool:
+        said = [each for some in pool.imap(audits.audits, found, chunksize=2) for each in some]
+    rows = audits.figures(said)
+    shown = json.dumps(rows) if arguments.json else audits.table(rows)
+    print(f"\n{title}, audited:\n\n{shown}")
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     suites = ("synthetic", "traps", "recordings", "all")
@@ -426,6 +437,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--baselines", action="store_true", help="every method, a row each")
     parser.add_argument("--behaviours", action="store_true", help="a table per behaviour")
     parser.add_argument("--errors", action="store_true", help="every error that remains")
+    parser.add_argument("--audits", action="store_true", help="audits of the recordings as well")
     parser.add_argument("--through-cli", action="store_true", help="ask `memwatch replay -`")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)

@@ -329,7 +329,7 @@ def _look(
         master=None if snapshot.master is None else _with_files(snapshot.master),
     )
     if not watch.snapshots:
-        watch.options = _finer(watch.subject.options, snapshot, seconds, step)
+        watch.options = finer(watch.subject.options, snapshot, seconds, step)
     for worker in _everyone(snapshot):
         if worker.id not in watch.files:
             watch.files[worker.id] = openfiles.targets(worker.id.pid) or {}
@@ -367,7 +367,7 @@ def _with_files(worker: Worker) -> Worker:
         return worker
 
 
-def _finer(options: Options, first: Snapshot, seconds: float, step: float) -> Options:
+def finer(options: Options, first: Snapshot, seconds: float, step: float) -> Options:
     """The program's options, with a step so fine that the watch shows what it can."""
     left = max(options.warmup - min((w.age or 0.0 for w in first.workers), default=0.0), 0.0)
     useful = seconds - left if left < seconds else seconds

@@ -15,6 +15,7 @@ from servers import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))
 
+import audits
 import baselines
 import detect
 import synthetic
@@ -223,6 +224,28 @@ def test_a_recording_is_scored_by_its_labels() -> None:
     assert count.hits == 1
     assert count.false == len(result.records) - 1 + 1  # the guilty one was blamed early, too
     assert "told before it leaked" in {mistake.what for mistake in mistakes}
+
+
+def test_audits_of_a_recording_are_scored_by_its_labels() -> None:
+    """One of two leaks 3 MB a minute for twelve minutes: named in each audit, the other in none."""
+
+    def worker(pid: int, held: float, t: float) -> dict[str, Any]:
+        size = int(held * MB)
+        return {"pid": pid, "start": pid, "age": 600 + t, "rss": size, "anon": size, "cpu": t / 10}
+
+    text = [json.dumps({"program": {"namespec": "web", "interval": 5}})]
+    for t in range(0, 720, 5):
+        workers = [worker(1, 60 + 3 * t / 60, t), worker(2, 60, t)]
+        text.append(json.dumps({"t": t, "workers": workers}))
+    said = audits.audits(Recording("r", text, "leak_one", (1,), {1: 0.0}))
+    assert {each.seconds for each in said} == set(audits.WATCHES)
+    assert {each.judgement for each in said if each.leaks} == {"leak"}
+    assert {each.judgement for each in said if not each.leaks} == {"healthy"}
+    rows = audits.figures(said)
+    assert (
+        [row["leak_right"] for row in rows] == [row["healthy_right"] for row in rows] == [1.0] * 3
+    )
+    assert "100%" in audits.table(rows)
 
 
 class Crier:
