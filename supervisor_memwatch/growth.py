@@ -33,6 +33,7 @@ SIGNIFICANT = 3.2  # Mann-Kendall z; chance alone passes it once in 1,400 window
 STRAIGHT = 0.85  # late growth of at least this share of the early growth is as good as straight
 BENDING = 0.66  # below this share it is saturation
 BENT = 0.2  # and below this one whatever the noise
+SINCE = 0.95  # at least this share, since then, makes a bend one that is over
 BENT_TOO, CLEAN = 0.7, 0.9  # by time or by work: below the one, the other must not be below this
 SURE = 2.0  # standard deviations that make what is between them saturation
 NOISE = 1.4  # standard deviations by which the late growth may fall short by chance
@@ -120,7 +121,7 @@ def grows(
     even = effective(risen) >= max(EVEN * len(risen), STAIRS)
     if len(risen) < (stairs if even else MANY) * (count - 1):
         return None
-    if not _is_straight(level, count, _noise(steps)) or _bends(level):
+    if not _is_straight(level, count, _noise(steps)) or _bends(level, count):
         return None
     if mann_kendall(points) < (SIGNIFICANT if count > SHORT else 2.6):
         return None
@@ -147,7 +148,7 @@ def brisk(series: Series, above: float = 0.0) -> Growth | None:
         if min(steps) <= 0 or max(steps) > uneven * min(steps):
             continue
         time, work = _ratios(level, count)
-        if time < STRAIGHT or 0 < work < STRAIGHT or _bends(level):
+        if time < STRAIGHT or 0 < work < STRAIGHT or _bends(level, count):
             continue
         return _growth(level, 0, count, grown)
     return None
@@ -243,15 +244,18 @@ def _noise(steps: Sequence[float]) -> float:
     return float((sum((b - a) ** 2 for a, b in pairwise(steps)) / (2 * len(steps) - 2)) ** 0.5)
 
 
-def _bends(level: Level) -> bool:
-    """Did it grow faster in the earliest third of all that the level keeps?"""
+def _bends(level: Level, count: int) -> bool:
+    """Did it grow faster in the earliest third of all that the level keeps? Not where the last
+    `count` buckets are many and quite straight: a leak after a cache has filled."""
     lows = level.lows
     if len(lows) < SHORT:
         return False
     noise = _noise([b - a for a, b in pairwise(lows)])
     ratio = _ratio(level, len(lows))
     # A warm-up at its beginning bends a straight line as well, but not by so much.
-    return 0 < ratio < BENDING and _is_bent(level, len(lows), ratio, noise)
+    if not 0 < ratio < BENDING or not _is_bent(level, len(lows), ratio, noise):
+        return False
+    return count < WINDOWS[1] or _ratio(level, count) < SINCE
 
 
 def _is_bent(level: Level, count: int, ratio: float, noise: float) -> bool:
