@@ -396,7 +396,7 @@ def _watch(watched: Watched, worker: Mapping[str, Any]) -> tuple[float, str]:
     if judgement == GROWS:
         return seen + _until_clear(seen, trend), f"{who} grows, and why is not clear yet"
     if judgement in LEAKING and (worker["confidence"] or 0.0) < 0.95:
-        return 2 * seen, f"growth of {who} that goes on for twice as long is surer"
+        return 2 * seen, f"a cache is full some time: see whether {who} grows for twice as long"
     if judgement == CREEPS:
         # What healthy workers drift by rises with the third root of the time, a leak with the time.
         clear = (growth.drift(1.0) / (trend["low"] / HOUR)) ** 1.5

@@ -337,6 +337,7 @@ def _look(
     watch.snapshots.append(snapshot)
     if len(watch.snapshots) > MANY:
         del watch.snapshots[1:-1:2]
+    watch.past.anew = last  # the sentence of a verdict is to have the sizes of the table
     detectors.remember(watch.options, watch.past, snapshot)
     watch.verdicts = detectors.examine(watch.options, snapshot, watch.past)
     return True

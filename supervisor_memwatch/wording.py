@@ -16,6 +16,7 @@ from .comparison import BAR, bar, sure
 from .units import MB
 
 NOTHING = 3 * MB  # growth an hour: less is 0 to a watch of minutes
+VERY = 0.8  # sure: less may as well be a cache
 NAMED = 4  # workers that left and are named, each in a line
 
 
@@ -226,7 +227,8 @@ def _summary(program: Mapping[str, Any]) -> list[str]:
         count = count if program["kind"] == "gunicorn" else "it leaks"
         if gone:
             count += f", and {len(gone)} of {len(program['left'])} that left did"
-        said.append(f"{count}, {sure(surest)}")
+        cache = "" if surest >= VERY else ", or a cache fills"
+        said.append(f"{count}, {sure(surest)}{cache}")
     elif program["found"] and not said:
         said.append(f"found: {len(program['found'])}, as above")
     elif not said and (program["watched"] or not program["changes"]):

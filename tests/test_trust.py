@@ -319,7 +319,7 @@ def test_growth_that_slows_down_per_work_done_is_given_more_room() -> None:
 def test_a_leak_that_begins_when_a_cache_has_filled_is_told_while_that_is_still_remembered() -> (
     None
 ):
-    """The cache took four times as much in its first minutes, and has bent; the leak is straight."""
+    """The cache took four times as much in its first minutes and has bent; the leak has not."""
     program = Program()
     program.run(600, lambda n, at: 30 + 24 * (1 - exp(-at / 30)) + max(at - 200, 0) * 0.02)
     assert [kind for _, _, kind in program.told][:1] == [LEAK]
