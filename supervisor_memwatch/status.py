@@ -60,7 +60,8 @@ def read(config: Config, names: Sequence[str] = ()) -> Status:
     unknown = [name for name in names if not any(named(name, spec) for spec in known)]
     if unknown:
         listed = [units.printable(", ".join(some), 1000) for some in (unknown, sorted(known))]
-        raise JournalError(f"not watched: {listed[0]}; watched: {listed[1] or 'nothing'}")
+        pids = "; a worker is no name: give its program" * all(name.isdigit() for name in unknown)
+        raise JournalError(f"not watched: {listed[0]}; watched: {listed[1] or 'nothing'}{pids}")
     programs = []
     advice = {}
     paused = {}
