@@ -251,7 +251,7 @@ def _bends(level: Level, count: int) -> bool:
     if len(lows) < SHORT:
         return False
     noise = _noise([b - a for a, b in pairwise(lows)])
-    ratio = _ratio(level, len(lows))
+    ratio = max(_ratios(level, len(lows)))
     # A warm-up at its beginning bends a straight line as well, but not by so much.
     if not 0 < ratio < BENDING or not _is_bent(level, len(lows), ratio, noise):
         return False
@@ -298,9 +298,9 @@ def _ratio(level: Level, count: int) -> float:
     0 where the first third did not grow.
     """
     time, work = _ratios(level, count)
-    if work <= 0:
-        return time
-    if work < BENDING and SHORT < count < KEPT:
+    if work <= 0 or count <= SHORT:
+        return max(time, work)
+    if work < BENDING and count < KEPT:
         return work
     if min(time, work) < BENT_TOO and max(time, work) < CLEAN:
         return min(time, work)
