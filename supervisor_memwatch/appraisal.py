@@ -13,6 +13,7 @@ table and its words (wording.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from . import advice, comparison, detectors, growth, report, sizes, trends, units
@@ -207,14 +208,17 @@ def _end(watched: Watched, worker: Worker) -> Worker:
 
 def _judged(watched: Watched, id: WorkerId) -> tuple[int, float, bool]:
     """Buckets that are kept of it; seconds of the watch in which it was past its warm-up; whether
-    it holds more all through the last quarter of them than ever in the first half."""
+    it holds more all through the last quarter of them than ever in the first half, and not by a
+    single step."""
     life = watched.past.lives.get(id)
     points = life.series.points() if life is not None and life.warm else None
     if life is None or not points:
         return 0, 0.0, False
     lows, seconds = [low for _, low in points], life.seen - points[0][0]
     late, early = lows[-max(len(lows) // 4, 2) :], lows[: max(len(lows) // 2, 1)]
-    return len(lows), seconds, min(late) - max(early) > 2 * growth.drift(seconds)
+    step = max((b - a for a, b in pairwise(lows)), default=0.0)
+    risen = min(late) - max(early) > 2 * growth.drift(seconds)
+    return len(lows), seconds, risen and lows[-1] - max(early) > 1.5 * step
 
 
 def _less(now: float | None, then: float | None) -> float | None:
@@ -247,13 +251,13 @@ def _judgement(worker: Mapping[str, Any], verdicts: Sequence[Verdict]) -> tuple[
         return WARM_UP, None
     if worker["buckets"] < WINDOW or worker["trend"] is None or worker["judged"] < LEAST:
         return EARLY, None
-    if _is_idle(worker):
-        return IDLE, None
     if worker["risen"] and not verdicts:
         return GROWS, None
+    if _is_idle(worker):
+        return IDLE, None
     if worker["trend"]["low"] / HOUR > CREEP and not verdicts:
         return CREEPS, None
-    if worker["trend"]["high"] / HOUR > VAGUE:
+    if worker["trend"]["high"] / HOUR > VAGUE and not verdicts:
         return EARLY, None
     # The interval of the trend is a 95 % one.
     return HEALTHY, 0.95

@@ -19,6 +19,7 @@ from .units import HOUR, KB, MINUTE
 COARSE = {"request": 10 * KB, "CPU second": 256 * KB}
 ALIKE = 1.3  # sizes within this factor are about the same
 NEARLY, MARGIN = 0.5, 1.25  # of what noise can be; and of the work that growth takes to be more
+SMALL = 0.1  # of such a leak: what is no more is none to look for
 
 BAR = 12  # characters
 
@@ -68,9 +69,12 @@ def _ruled_out(changes: Sequence[Mapping[str, Any]], since: float | None) -> dic
         return None
     best = min(same, key=lambda change: float(change["hidden"] / change["work"]))
     per_work = best["hidden"] / best["work"]
-    # Nearly more than noise is no "same": what would make it more, if it is growth?
+    coarse = COARSE[best["unit"]]
+    # Nearly more than noise is no "same", unless that would be a very small leak: what would make
+    # it more, if it is growth?
     nearly = max(change["beyond"] / change["hidden"] for change in same)
-    wanted = best["hidden"] / COARSE[best["unit"]]
+    open = per_work > coarse or (nearly > NEARLY and per_work > SMALL * coarse)
+    wanted = best["hidden"] / coarse
     if nearly > NEARLY:
         wanted = max(wanted, best["work"] / nearly * MARGIN)
     return {
@@ -79,7 +83,7 @@ def _ruled_out(changes: Sequence[Mapping[str, Any]], since: float | None) -> dic
         "unit": best["unit"],
         "per_work": per_work,
         "per_hour": best["hidden"] * HOUR / since if since and since >= MINUTE else None,
-        "enough": per_work <= COARSE[best["unit"]] and nearly <= NEARLY,
+        "enough": not open,
         "work_wanted": wanted,
     }
 

@@ -58,7 +58,8 @@ FEW = 8  # workers compared with all their siblings
 BETWEEN = 120.0  # seconds (two looks, at least) from one leak that is acted on to its sibling's
 ENOUGH = 2  # leaks to be acted on that nobody acts on: their siblings' are not, until
 UNTIL = 0.36  # one of all of them has eaten so much of its headroom
-SIZES = 3 * MB, 40 * MB  # of growth that is told: few are leaks, nearly all are
+SIZES = 3 * MB, 32 * MB  # of growth that is told: few are leaks, nearly all are
+COMMON = 0.75  # of what RSS grew by, that USS grew by at the same time
 JITTER = 0.95  # of `confirm`: ticks are not exact
 
 LONGEST_FIRST = tuple(reversed(growth.WINDOWS))
@@ -669,18 +670,23 @@ def _left_to(scene: Scene, master: Worker) -> int | None:
 
 
 def _grows(life: Life, index: int, count: int, above: float) -> growth.Growth | None:
-    """growth.grows of a life's memory; where USS and RSS are judged, both must grow, or what they
-    grow by in common: pages that are shared no more are a leap of USS alone."""
+    """growth.grows of a life's memory; where USS and RSS are judged, both must grow.
+
+    Or RSS, and most of it at the same time as USS: pages that are shared no more are a leap of
+    USS alone, that hides how it grows.
+    """
     if index >= len(life.series.levels):
         return None
     found = growth.grows(life.series, index, count, above=above)
-    if life.second is None:
+    if found is None or life.second is None:
         return found
     if index >= len(life.second.levels):
         return None
     other = growth.grows(life.second, index, count)
-    if found is None or other is None:
-        return growth.grows(life.series.shared(life.second), index, count, above=above)
+    if other is None:
+        other = growth.grows(life.series.shared(life.second), index, count)
+        if other is None or other.grown < COMMON * found.grown:
+            return None
     if other.grown >= found.grown:
         return found
     return found._replace(grown=other.grown, rate=other.rate, per_work=other.per_work)
@@ -701,14 +707,14 @@ def _stretch(found: growth.Growth, old: growth.Stretch | None) -> growth.Stretch
 
 
 def _confidence(grown: float, bound: float) -> float:
-    """How sure a leak is: 0.7 of a few MB, which caches fill and imports take as well, 0.94 of
-    many, and surer on the way to what is acted on, where it is 0.97.
+    """How sure a leak is: 0.7 of a few MB, which caches fill and imports take as well, 0.9 of
+    many, and surer on the way to what it has to grow by to be acted on, where it is 0.97.
 
     The figures are fitted to what bench/detect.py and recordings of real programs show.
     """
     few, many = SIZES
     size = log(max(grown, few) / few) / log(many / few)
-    told = 0.7 + 0.24 * min(size, 1.0)
+    told = 0.7 + 0.2 * min(size, 1.0)
     way = min(max(grown, 0.0) / bound, 1.0) if bound > 0 else 1.0
     return round(told + (0.97 - told) * way, 2)
 

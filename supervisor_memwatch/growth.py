@@ -19,13 +19,14 @@ WINDOWS = (KEPT // 2, 14, KEPT)  # in buckets, on every level
 # Buckets of the finest level that do where growth is fast, and how uneven its steps may be: the
 # largest over the smallest.
 BRISK = ((7, 6.0), (5, 1.35))
+QUICK, ROUGHLY = 8 * MB, 2.2  # where it brought so much, as even as this will do
 SEEN = 3.5 * MB  # that it must have brought
 SHORT = 6  # buckets that must do where the limit is near
 RISING = 4  # samples that must do where it is next to nothing,
 LUMPY = 9  # and steps from one to the next where they are uneven;
 PAUSE = 3  # the last of those that rose for as long; they stand still where none is lower
 STEPS = 7  # that growth is made of, before anything is done about it
-RESTS = 0.2  # of the usual step: a process whose last one is smaller has come to rest
+RESTS = 0.05  # of the usual step, for as long a pause: a smaller one is the noise of one at rest
 RUSHED = 3  # buckets by which what they showed is followed
 FLAT = 5  # buckets that make growth a thing of the past
 
@@ -34,6 +35,7 @@ STRAIGHT = 0.85  # late growth of at least this share of the early growth is as 
 BENDING = 0.66  # below this share it is saturation
 BENT = 0.2  # and below this one whatever the noise
 SINCE = 0.95  # at least this share, since then, makes a bend one that is over
+PLENTY = 20 * MB  # of growth: what slows down by its work is not waited for any more
 BENT_TOO, CLEAN = 0.7, 0.9  # by time or by work: below the one, the other must not be below this
 SURE = 2.0  # standard deviations that make what is between them saturation
 NOISE = 1.4  # standard deviations by which the late growth may fall short by chance
@@ -145,6 +147,8 @@ def brisk(series: Series, above: float = 0.0) -> Growth | None:
         steps = [b - a for a, b in pairwise(lows[-count:])]
         if span <= 0 or grown < max(2 * drift(span), SEEN):
             continue
+        if grown >= QUICK:
+            uneven = max(uneven, ROUGHLY)
         if min(steps) <= 0 or max(steps) > uneven * min(steps):
             continue
         time, work = _ratios(level, count)
@@ -167,7 +171,8 @@ def rushes(samples: Sequence[tuple[float, float]]) -> Growth | None:
     grown, span = last - first, end - start
     if span <= 0 or grown <= 0:
         return None
-    if not _rises_steadily(steps) and not _rises_by_and_by(steps, grown):
+    rests = (end - samples[-2][0]) * (len(samples) - 1) / span  # of the usual pause, the last one
+    if not _rises_steadily(steps, RESTS * rests) and not _rises_by_and_by(steps, grown):
         return None
     return Growth(0, RUSHED, start, span, first, last, grown, grown / span, None)
 
@@ -181,9 +186,10 @@ def pauses(samples: Sequence[tuple[float, float]]) -> bool:
     return values[-1] >= near > min(values[-PAUSE:])
 
 
-def _rises_steadily(steps: Sequence[float]) -> bool:
+def _rises_steadily(steps: Sequence[float], rests: float) -> bool:
+    """`rests`: of the usual step, what is none at the end."""
     usual = sorted(steps)[len(steps) // 2]
-    if usual <= 0 or steps[-1] <= RESTS * usual or max(steps) > 2.5 * usual:
+    if usual <= 0 or steps[-1] <= rests * usual or max(steps) > 2.5 * usual:
         return False
     return sum(step <= 0 for step in steps) <= 0.2 * len(steps)
 
@@ -293,14 +299,14 @@ def _ratio(level: Level, count: int) -> float:
     """Growth of the last third over that of the first, per second or per work done.
 
     The kinder of the two: a leak per request slows down at night, one by a timer does not
-    speed up at noon. But not where that one bends as well, and not before a whole window was
-    seen of what slows down by its work: a cache under a load that rises is straight for minutes.
-    0 where the first third did not grow.
+    speed up at noon. But not where that one bends as well, and, as long as it is not much, not
+    before a whole window was seen of what slows down by its work: a cache under a load that rises
+    is straight for minutes. 0 where the first third did not grow.
     """
     time, work = _ratios(level, count)
     if work <= 0 or count <= SHORT:
         return max(time, work)
-    if work < BENDING and count < KEPT:
+    if work < BENDING and count < KEPT and level.lows[-1] - level.lows[-count] < PLENTY:
         return work
     if min(time, work) < BENT_TOO and max(time, work) < CLEAN:
         return min(time, work)

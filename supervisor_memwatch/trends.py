@@ -12,7 +12,6 @@ from . import growth
 from .model import LEAK, MASTER_GROWTH, Snapshot, Worker, WorkerId
 from .options import Options
 from .past import Life, Past
-from .series import Level
 from .sizes import ceiling_of, measure
 from .units import HOUR
 
@@ -28,8 +27,7 @@ class Trend(NamedTuple):
 def trend(past: Past, id: WorkerId) -> Trend | None:
     """The trend of the stretch on which growth was found, else of the last finest buckets.
 
-    Of such a stretch it is what the verdict says of it, its growth over its time, or where that
-    slows down, as a cache does that fills, the pace of its latest window; the interval is
+    Of such a stretch it is what the verdict says of it, its growth over its time; the interval is
     that of Sen's slope, and has room for one step more or less: growth that comes in steps may
     have begun, and been seen last, just before or just after one.
     """
@@ -37,14 +35,13 @@ def trend(past: Past, id: WorkerId) -> Trend | None:
     if life is None or not life.series.levels:
         return None
     stretch = _stretch(past, id)
-    slows = stretch is not None and growth.slows(life.series, stretch.start) < growth.BENDING
     slopes = []
     for series in (life.series, life.second):
         index = 0 if stretch is None else stretch.level
         if series is not None and index < len(series.levels):
             level = series.levels[index]
             # What was before the growth would hide it.
-            count = len(level.lows) if stretch is None else _count(level, stretch, slows)
+            count = len(level.lows) if stretch is None else growth.of(level, stretch)
             if count >= 5:
                 slopes.append(growth.sen(level.ats[-count:], level.lows[-count:]))
     if not slopes and stretch is not None and len(life.rush) >= growth.RISING:
@@ -54,27 +51,19 @@ def trend(past: Past, id: WorkerId) -> Trend | None:
     found = Trend(*(slope * HOUR for slope in min(slopes)))
     if stretch is None:
         return found
-    rate, step = (HOUR * each for each in _pace(life, stretch, slows))
+    rate, step = (HOUR * each for each in _pace(life, stretch))
     return Trend(rate, min(found.low, rate - step), max(found.high, rate + step))
 
 
-def _pace(life: Life, stretch: growth.Stretch, slows: bool) -> tuple[float, float]:
+def _pace(life: Life, stretch: growth.Stretch) -> tuple[float, float]:
     """Bytes per second, and what one step more or less makes of it."""
     until, last = life.known()
-    grown, seconds, step = last - stretch.first, until - stretch.start, 0.0
+    seconds, step = max(until - stretch.start, 1.0), 0.0
     if stretch.level < len(life.series.levels):
         level = life.series.levels[stretch.level]
-        count = _count(level, stretch, slows)
-        step = max((b - a for a, b in pairwise(level.lows[-count:])), default=0.0)
-        if slows:
-            grown = level.lows[-1] - level.lows[-count]
-            seconds = level.ats[-1] - level.ats[-count]
-    return grown / max(seconds, 1.0), step / max(seconds, 1.0)
-
-
-def _count(level: Level, stretch: growth.Stretch, slows: bool) -> int:
-    """How many of its last buckets say how fast it grows."""
-    return min(stretch.buckets, len(level.lows)) if slows else growth.of(level, stretch)
+        lows = level.lows[-growth.of(level, stretch) :]
+        step = max((b - a for a, b in pairwise(lows)), default=0.0)
+    return (last - stretch.first) / seconds, step / seconds
 
 
 def _stretch(past: Past, id: WorkerId) -> growth.Stretch | None:

@@ -564,6 +564,29 @@ def test_a_comparison_says_what_leak_would_not_have_shown() -> None:
     assert "surer" not in shown
 
 
+def test_growth_that_is_nearly_more_than_noise_is_a_trifle_after_very_many_requests() -> None:
+    """2.5 MB in a million: no leak that anybody looks for."""
+    shown = compared_text(
+        kept_before(57.5, 60, requests=7, age=500),
+        requests11=lambda s: 1_000_000,
+        requests12=lambda s: 1_000_000,
+    )
+    assert "same  +2.5MB" in shown and "too early" not in shown
+
+
+def test_one_step_that_stays_is_not_called_growth() -> None:
+    """An import, or the allocator's high-water mark."""
+    for size, at, seconds in ((7, 360, 600), (3, 36, 60)):
+        watch = watched({11: lambda s, z=size, t=at: 60 + z * (s > t)}, seconds)
+        assert judged(watch) == ["healthy"]
+
+
+def test_a_worker_without_requests_that_grows_is_not_called_idle() -> None:
+    """A thread, a timer."""
+    watch = watched({11: lambda s: 60 + 2 * max(int((s - 35) / 3), 0)}, requests11=lambda s: 5)
+    assert judged(watch) == ["grows"]
+
+
 def test_growth_that_is_nearly_more_than_noise_is_not_called_the_same() -> None:
     """2.5 MB in 650 requests, of 57.5 MB: four times as fine as asked for, and yet too early."""
     shown = compared_text(

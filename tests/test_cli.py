@@ -47,6 +47,16 @@ def test_there_are_the_commands_of_this_version() -> None:
     assert set(commands()) == looking | asking | others
 
 
+@pytest.mark.parametrize(
+    "words", ["reload web --for", "audit --fo 0", "check --no", "--config x status"]
+)
+def test_no_option_is_abbreviated(words: str) -> None:
+    """`reload --for`, of which somebody thinks as of `pause --for`, is not --force."""
+    with pytest.raises(SystemExit) as error:
+        cli.parser().parse_args(words.split())
+    assert error.value.code == 2
+
+
 @pytest.mark.parametrize("command", sorted(commands()))
 def test_every_command_has_its_help(ran: Any, command: str) -> None:
     """Status 0, usage and every argument explained."""

@@ -246,6 +246,27 @@ def test_a_rush_whose_last_step_is_a_trifle_has_come_to_rest() -> None:
     assert growth.rushes([*samples, (360.0, samples[-1][1] + 0.1 * MB)]) is None
 
 
+def test_a_look_right_after_another_ends_no_rush() -> None:
+    """As procedures and Supervisor's events make them: it rose by as much as there was time."""
+    samples = [(5.0 * n, 33.0 * n * MB) for n in range(5)]
+    soon = (20.4, samples[-1][1] + 2.7 * MB)
+    assert growth.rushes([*samples, soon]) is not None
+    assert growth.rushes([*samples, soon, (25.0, 165.0 * MB)]) is not None
+
+
+def test_a_page_cache_that_fills_beside_copy_on_write_is_no_leak() -> None:
+    """USS in a straight line, RSS in a curve: what they have in common is a straight line, too."""
+    program = Program(limit=200)
+    program.run(
+        HOUR / 2,
+        lambda n, at: 100 + 400 * (1 - exp(-at / 400)),
+        anon=None,
+        shared=None,
+        uss=lambda at: int((20 + at / 120) * MB),
+    )
+    assert LEAK not in {kind for _, _, kind in program.told}
+
+
 def test_pages_that_are_shared_no_more_hide_no_leak() -> None:
     """Where only USS and RSS are known: USS leaps by 10 MB, and both grow on by 250 KB a minute."""
     program = Program()
@@ -323,13 +344,3 @@ def test_a_leak_that_begins_when_a_cache_has_filled_is_told_while_that_is_still_
     program = Program()
     program.run(600, lambda n, at: 30 + 24 * (1 - exp(-at / 30)) + max(at - 200, 0) * 0.02)
     assert [kind for _, _, kind in program.told][:1] == [LEAK]
-
-
-def test_the_pace_of_growth_that_slows_down_is_that_of_now() -> None:
-    """2 MB a minute for ten minutes, half of it since: no forecast is made of what is over."""
-    program = Program(limit=400)
-    program.run(2400, lambda n, at: 60 + min(at, 600) / 30 + max(at - 600, 0) / 60)
-    found = trends.trend(program.past, WorkerId(1, 1))
-    assert program.told and found is not None
-    assert 58 * MB < found.bytes_per_hour < 62 * MB
-    assert found.low < 60 * MB < found.high
