@@ -446,8 +446,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--judge {arguments.judge!r}: there are {known}")
     if arguments.programs < 1:
         parser.error(f"--programs {arguments.programs}: at least one")
-    if arguments.suite == "recordings" and not (arguments.recordings or arguments.traces):
+    recorded_ones = arguments.recordings or arguments.traces
+    if arguments.suite == "recordings" and not recorded_ones:
         parser.error("--suite recordings: of which --recordings DIR, or --traces DIR?")
+    if arguments.audits and (arguments.suite not in ("recordings", "all") or not recorded_ones):
+        parser.error("--audits: of --suite recordings, and which --recordings DIR?")
+    for directory in (arguments.recordings, arguments.traces):
+        if directory is not None and not directory.is_dir():
+            parser.error(f"{directory}: no such directory")
     return arguments
 
 
