@@ -308,7 +308,7 @@ class Leak:
                     return found
         if told or not growth.rises(life.series.levels[0]):
             return self._rushes(scene, worker, life, ceiling) if life.rush else None
-        found = _brisk(life, above)
+        found = _brisk(life, above, roughly=ceiling is None)  # with one, it is a rush before
         if found is not None and self._matters(scene, found, life, ceiling):
             return found
         if ceiling is None:
@@ -692,12 +692,13 @@ def _grows(life: Life, index: int, count: int, above: float) -> growth.Growth | 
     return found._replace(grown=other.grown, rate=other.rate, per_work=other.per_work)
 
 
-def _brisk(life: Life, above: float) -> growth.Growth | None:
+def _brisk(life: Life, above: float, roughly: bool) -> growth.Growth | None:
     """growth.brisk of a life's memory; where USS and RSS are judged, both must grow."""
-    found = growth.brisk(life.series, above)
+    found = growth.brisk(life.series, above, roughly)
     if found is None or life.second is None:
         return found
-    return found if life.second.levels and growth.brisk(life.second) else None
+    both = life.second.levels and growth.brisk(life.second, roughly=roughly)
+    return found if both else None
 
 
 def _stretch(found: growth.Growth, old: growth.Stretch | None) -> growth.Stretch:

@@ -19,14 +19,14 @@ WINDOWS = (KEPT // 2, 14, KEPT)  # in buckets, on every level
 # Buckets of the finest level that do where growth is fast, and how uneven its steps may be: the
 # largest over the smallest.
 BRISK = ((7, 6.0), (5, 1.35))
-QUICK, ROUGHLY = 8 * MB, 2.2  # where it brought so much, as even as this will do
+QUICK, ROUGHLY = 8 * MB, 2.2  # so much growth may be as uneven as this
 SEEN = 3.5 * MB  # that it must have brought
 SHORT = 6  # buckets that must do where the limit is near
 RISING = 4  # samples that must do where it is next to nothing,
 LUMPY = 9  # and steps from one to the next where they are uneven;
 PAUSE = 3  # the last of those that rose for as long; they stand still where none is lower
 STEPS = 7  # that growth is made of, before anything is done about it
-RESTS = 0.05  # of the usual step, for as long a pause: a smaller one is the noise of one at rest
+RESTS = 0.1  # of the usual step, for as long a pause: a smaller one is the noise of one at rest
 RUSHED = 3  # buckets by which what they showed is followed
 FLAT = 5  # buckets that make growth a thing of the past
 
@@ -130,8 +130,9 @@ def grows(
     return _growth(level, index, count, grown)
 
 
-def brisk(series: Series, above: float = 0.0) -> Growth | None:
-    """Growth that is so fast and so even that few buckets of the finest level show it.
+def brisk(series: Series, above: float = 0.0, roughly: bool = False) -> Growth | None:
+    """Growth that is so fast and so even that few buckets of the finest level show it; `roughly`:
+    less even will do where it brought much.
 
     A short stretch of a cache that fills is nearly straight: less bending is forgiven than in
     a long one, so that the slowest saturation that passes is the same.
@@ -147,7 +148,7 @@ def brisk(series: Series, above: float = 0.0) -> Growth | None:
         steps = [b - a for a, b in pairwise(lows[-count:])]
         if span <= 0 or grown < max(2 * drift(span), SEEN):
             continue
-        if grown >= QUICK:
+        if roughly and grown >= QUICK:
             uneven = max(uneven, ROUGHLY)
         if min(steps) <= 0 or max(steps) > uneven * min(steps):
             continue
