@@ -168,6 +168,8 @@ class Leak:
     rushed: float = 0.08  # of the headroom, that they must have risen by
     at_once: float = 6 * MINUTE  # a limit nearer than this makes it so, or nearer than
     looks: float = 12  # so many looks: of RISING samples half as many,
+    last: float = MINUTE  # a limit nearer than this ends a trial, or nearer than
+    last_looks: float = 4
     each: float = 3  # and these more for each one more
     outgrown: float = 64 * MB  # without any limit: at least this, and at least doubled
     worth: float = 0.02  # of the headroom: less is not worth a word,
@@ -384,7 +386,14 @@ class Leak:
             why += f", of {units.size(ceiling)}"
         known = last <= learned.known(life.base or 0.0, ceiling)
         near_enough = near <= self.soon and grown >= self.least * headroom
-        rushes = bool(life.rush) and self._rushes(scene, worker, life, ceiling) is not None
+        rush = self._rushes(scene, worker, life, ceiling) if life.rush else None
+        rushes = rush is not None
+        if near_enough or rushes:
+            # A trial that every haste ends would show nothing: imports rush on, and end.
+            fastest = max(pace, rush.rate if rush else 0.0)
+            final = max(self.last, self.last_looks * scene.past.usual)
+            if grown < learned.share * headroom and left > final * fastest:
+                near_enough = rushes = False
         material = (grown >= bound or near_enough or rushes) and not known
         even = rushes or stretch.buckets <= growth.BRISK[0][0]  # as they were found
         if material and not even:

@@ -312,19 +312,30 @@ def test_the_program_is_on_trial_from_the_first_tick_without_the_worker_that_was
     assert second is not None and second / MINUTE == pytest.approx(0.42 * 400, abs=15)
 
 
-@pytest.mark.parametrize("state", [OPEN, TRIAL])
-def test_a_limit_that_is_minutes_away_ends_a_trial_before_its_share(state: str) -> None:
-    """25 MB a minute, acted on when ten minutes are left, and not at 42 % of 400 MB."""
+def eaten_when_acted_on(state: str, rate: float) -> float:
+    """Of 400 MB of headroom, by a leak of so many MB a minute that begins after ten minutes."""
     past, options = detectors.Past(), Options(limit=Ceiling(bytes=460 * MB))
     past.learned.state = state
-    for t in range(0, 15 * int(MINUTE), 5):
-        size = int((60 + 25 * t / MINUTE) * MB)
+    for t in range(0, 25 * int(MINUTE), 5):
+        size = int((60 + rate * max(t / MINUTE - 10, 0)) * MB)
         worker = Worker(WorkerId(101, 1), t, size, 0, size, None, None, 0, t * 0.1, 9, 1)
         detectors.remember(options, past, program(t, worker))
         if any(standing.act for standing in past.standing.values()):
-            assert size < (60 + 0.41 * 400) * MB
-            return
+            return (size / MB - 60) / 400
     raise AssertionError("it is never acted on")
+
+
+@pytest.mark.parametrize("rate", [25.0, 60.0, 100.0])
+def test_a_trial_goes_on_where_the_limit_is_minutes_away(rate: float) -> None:
+    """Imports rush towards it, too, and end: who never waits for that recycles them for ever."""
+    assert eaten_when_acted_on(OPEN, rate) < 0.4
+    assert eaten_when_acted_on(TRIAL, rate) == pytest.approx(0.45, abs=0.03)
+    assert eaten_when_acted_on(SECOND, rate) == pytest.approx(0.68, abs=0.03)
+
+
+def test_a_limit_that_is_a_minute_away_ends_a_trial_before_its_share() -> None:
+    """At 180 MB a minute, 65 % would leave 47 s."""
+    assert eaten_when_acted_on(SECOND, 180.0) == pytest.approx(220 / 400, abs=0.03)
 
 
 def acted_on() -> tuple[detectors.Past, Options, float]:
