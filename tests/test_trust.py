@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from supervisor_memwatch.model import (
 from supervisor_memwatch.options import Ceiling, Options
 from supervisor_memwatch.past import BOTH, Past
 from supervisor_memwatch.releases import CHANGED, Era, Leak, Releases
+from supervisor_memwatch.series import Series
 from supervisor_memwatch.tally import Tally
 from supervisor_memwatch.units import HOUR, MB
 
@@ -344,3 +345,81 @@ def test_a_leak_that_begins_when_a_cache_has_filled_is_told_while_that_is_still_
     program = Program()
     program.run(600, lambda n, at: 30 + 24 * (1 - exp(-at / 30)) + max(at - 200, 0) * 0.02)
     assert [kind for _, _, kind in program.told][:1] == [LEAK]
+
+
+def level_of(
+    lows: Sequence[float], works: Sequence[float] | None = None, width: float = 30.0
+) -> Series:
+    """A history whose finest level has these MB in buckets of so many seconds."""
+    series = Series(width)
+    for n, low in enumerate([*lows, lows[-1]]):
+        work = n * 1.0 if works is None else works[min(n, len(lows) - 1)]
+        series.turn(n * width, low * MB, work)
+    return series
+
+
+def test_a_step_of_a_third_of_the_usual_one_goes_on_and_one_of_a_twentieth_rests() -> None:
+    samples = [(5.0 * n, 30.0 * n * MB) for n in range(6)]
+    assert growth.rushes([*samples, (30.0, (150 + 10) * MB)]) is not None
+    assert growth.rushes([*samples, (30.0, (150 + 1.5) * MB)]) is None
+
+
+def test_growth_that_is_told_early_has_brought_more_than_three_megabytes() -> None:
+    """In minutes, however even it is: healthy processes drift by as much."""
+    assert growth.brisk(level_of([30 + 0.53 * n for n in range(7)])) is None  # 3.2 MB
+    found = growth.brisk(level_of([30 + 0.65 * n for n in range(7)]))  # 3.9 MB
+    assert found is not None and found.buckets == 7
+
+
+def test_an_earlier_bend_is_forgiven_to_what_is_straight_since_and_not_to_what_still_bends() -> None:
+    cache = [30.0, 40.0, 46.0, 48.0, 49.0, 49.0]
+    noise = [0.05 * (-1) ** n for n in range(1, 15)]
+    straight = [49 + 0.5 * n + noise[n - 1] for n in range(1, 15)]
+    bent = [49 + 20 * (1 - exp(-n / 40)) + noise[n - 1] for n in range(1, 15)]
+    assert growth.grows(level_of(bent), 0, 14) is not None
+    assert growth.grows(level_of([*cache, *straight]), 0, 14) is not None
+    assert growth.grows(level_of([*cache, *bent]), 0, 14) is None
+
+
+def test_what_bends_by_time_must_not_bend_by_its_work_either() -> None:
+    """Slowing down to 60 % per second is forgiven to a leak whose work slowed down as much, and not
+    where per work it slowed down, too."""
+    grown, steps = [30.0], [1.0 - 0.4 * max(0, min(1, (n - 6) / 6)) for n in range(19)]
+    for step in steps:
+        grown.append(grown[-1] + 1.6 * step)
+
+    def works(less: float) -> list[float]:
+        done = [0.0]
+        for step in steps:
+            done.append(done[-1] + 10 * (1 - less * (1 - step) / 0.4))
+        return done
+
+    assert growth.grows(level_of(grown, works(0.4)), 0, 20) is not None
+    assert growth.grows(level_of(grown, works(0.31)), 0, 20) is None
+
+
+def test_what_both_rose_by_is_of_the_same_buckets_or_of_none() -> None:
+    rss = level_of([30 + n for n in range(10)])
+    uss = level_of([10 + n for n in range(10)])
+    assert list(rss.shared(uss).levels[0].lows) == [(30 + n) * MB for n in range(10)]
+    assert rss.shared(uss).levels[0].ats == rss.levels[0].ats
+    assert not rss.shared(level_of([10 + n for n in range(10)], width=31.0)).levels[0].lows
+
+
+def test_territory_that_either_ever_held_is_no_growth_of_both() -> None:
+    """USS was at 39 MB before it fell: up to there, nothing that both rise by is new."""
+    rss = level_of([30.0] * 11 + [30 + n for n in range(20)])
+    fell = level_of([39.0] * 11 + [20 + n for n in range(20)])
+    shared = rss.shared(fell).levels[0]
+    assert shared.before(20) == pytest.approx(49 * MB)
+    assert rss.shared(level_of([10.0] * 11 + [20 + n for n in range(20)])).levels[0].before(
+        20
+    ) == pytest.approx(30 * MB)
+
+
+@pytest.mark.parametrize(("grown", "said"), [(1, 0.7), (3, 0.7), (9.8, 0.8), (32, 0.9), (90, 0.9)])
+def test_a_few_megabytes_are_seventy_percent_sure_and_thirty_are_ninety(
+    grown: float, said: float
+) -> None:
+    assert detectors._confidence(grown * MB, 1e6 * MB) == pytest.approx(said, abs=0.01)
+    assert detectors._confidence(grown * MB, grown * MB) == 0.97
