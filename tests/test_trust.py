@@ -371,7 +371,7 @@ def test_growth_that_is_told_early_has_brought_more_than_three_megabytes() -> No
     assert found is not None and found.buckets == 7
 
 
-def test_an_earlier_bend_is_forgiven_to_what_is_straight_since_and_not_to_what_still_bends() -> None:
+def test_an_earlier_bend_is_forgiven_to_what_is_straight_since_and_to_nothing_else() -> None:
     cache = [30.0, 40.0, 46.0, 48.0, 49.0, 49.0]
     noise = [0.05 * (-1) ** n for n in range(1, 15)]
     straight = [49 + 0.5 * n + noise[n - 1] for n in range(1, 15)]
